@@ -1,0 +1,1 @@
+"""The CNN: building, training, measuring, saving and exporting it."""

@@ -1,0 +1,1 @@
+"""The study: proposing, stopping, running, choosing, retraining and reporting."""
