@@ -1,0 +1,128 @@
+"""Hand a trained network over: weights, two programs, labels and a card, all proven to agree.
+
+`model.onnx` runs without PyTorch, `model.pt2` without this project. Both take pixels (N, C, H, W)
+float32 in [0, 255], N free, and return logits (N, K) float32; normalisation is inside.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.card import write_card
+from model.checkpoint import LoadedModel, save_model
+from model.cnn import CNN
+from model.evaluate import predict_logits
+from model.proof import ExportError, prove
+
+__all__ = ["ExportError", "export_model"]
+
+
+def export_model(
+    loaded: LoadedModel,
+    out_dir: Path,
+    *,
+    proof_images: NDArray[np.uint8],
+    provenance: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+) -> Path:
+    """Write the export folder `out_dir` and return it; it is complete and proven, or not there.
+
+    It holds model.safetensors, model.pt2, model.onnx, labels.json, model_card.md and SHA256SUMS.
+    `proof_images` (N, C, H, W) uint8 are real images on which the written programs must give the
+    live network's answers. `provenance` (JSON values) is listed in the card. `evaluation` is
+    `Evaluation.to_dict()`, with a sentence "measured_on" if the card is to say on what.
+
+    Raises:
+        ExportError: `out_dir` holds something, the images do not fit, or a program disagrees.
+    """
+    shape = loaded.shape
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ExportError(f"{out_dir} is already there: remove it or export to another folder")
+    one = (shape.channels, shape.height, shape.width)
+    if proof_images.dtype != np.uint8 or proof_images.shape[1:] != one or not len(proof_images):
+        raise ExportError(
+            f"proof images are {proof_images.dtype} of shape {proof_images.shape}, but must be "
+            f"uint8 of shape {('N', *one)}, N at least 1"
+        )
+    # Contiguous: channels last is a matter of speed in training, the programs choose for themselves.
+    model = copy.deepcopy(loaded.model).cpu().eval()
+    model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    folder = out_dir.with_name(f".{out_dir.name}.{uuid4().hex}.part")
+    folder.mkdir()
+    try:
+        save_model(
+            loaded, folder / "model.safetensors", classes=loaded.classes, metrics=loaded.metrics
+        )
+        _write_programs(model, folder)
+        labels = json.dumps(list(loaded.classes), indent=2, ensure_ascii=False)
+        (folder / "labels.json").write_text(labels + "\n", encoding="utf-8")
+        live = predict_logits(model, torch.tensor(proof_images))
+        proofs = [prove(folder / name, proof_images, live) for name in ("model.onnx", "model.pt2")]
+        write_card(folder / "model_card.md", loaded, provenance, evaluation, proofs)
+        _write_sums(folder)
+        folder.replace(out_dir)  # an empty folder in its place is replaced, anything else refused
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return out_dir
+
+
+def _write_programs(model: CNN, folder: Path) -> None:
+    """Write model.pt2 and model.onnx from one traced program, so that they cannot differ."""
+    shape = model.shape
+    # Two images: a batch of one would be taken for a constant.
+    example = torch.zeros(2, shape.channels, shape.height, shape.width)
+    num_images = {"pixels": {0: torch.export.Dim("N", min=1)}}
+    with _quiet():
+        program = torch.export.export(model, (example,), dynamic_shapes=num_images)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names paths of this machine
+        torch.export.save(program, folder / "model.pt2")
+        torch.onnx.export(
+            program,
+            (),
+            folder / "model.onnx",
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes=num_images,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the exporters' remarks on their own insides; errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _write_sums(folder: Path) -> None:
+    """Write SHA256SUMS as `sha256sum --check` reads it."""
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(folder.iterdir())
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="ascii")

@@ -1,0 +1,111 @@
+"""Proposals: what Optuna's sampler suggests next, and what it is told. No Ray here."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from model.config import Configuration
+from search.config import SamplerSection
+from search.space import Space
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """One configuration to try."""
+
+    number: int
+    """The trial's number in the study."""
+    configuration: Configuration | None
+    """None where the parameters make no network; `refusal` says why."""
+    refusal: str
+
+
+class Proposer:
+    """Asks and tells one Optuna study.
+
+    The sampler is seeded anew for every trial from the study's seed and the trial's number, so a
+    proposal depends only on those and on what had been told by then: a study that was killed and
+    resumed proposes what it would have proposed.
+    """
+
+    def __init__(
+        self, study: optuna.Study, space: Space, section: SamplerSection, *, seed: int
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._section = section
+        self._seed = seed
+
+    def ask(self) -> Proposal:
+        """Propose the next trial: enqueued ones first, then the sampler's."""
+        # Counting in the storage: the number that `ask` is about to give.
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        number = waiting[0].number if waiting else len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = self._sampler(number)
+        trial = self._study.ask()
+        assert trial.number == number, "another process writes to this study"
+        given = trial.user_attrs.get("configuration")
+        if given is not None:  # a baseline: outside the space, or partly so
+            self._suggest_fixed(trial)
+            return Proposal(
+                number=number, configuration=Configuration.from_dict(given), refusal=""
+            )
+        values = self._space.suggest(trial)
+        try:
+            configuration = self._space.configuration(values)
+        except ValueError as error:
+            return Proposal(number=number, configuration=None, refusal=str(error))
+        trial.set_user_attr("configuration", configuration.to_dict())
+        return Proposal(number=number, configuration=configuration, refusal="")
+
+    def report(self, number: int, *, epoch: int, value: float) -> None:
+        """Tell the value of one epoch; an epoch that was told before is left as it was."""
+        trial = self._trial(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "already reported": an epoch trained again
+            trial.report(value, epoch)
+
+    def note(self, number: int, **facts: Any) -> None:
+        """Write facts (JSON-plain) on a trial."""
+        trial = self._trial(number)
+        for key, value in facts.items():
+            trial.set_user_attr(key, value)
+
+    def tell(self, number: int, state: TrialState, value: float | None = None) -> None:
+        """End a trial. Facts are noted before this: the state changes last."""
+        self._study.tell(number, value, state=state)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        storage = self._study._storage
+        key = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return optuna.Trial(self._study, key)
+
+    def _suggest_fixed(self, trial: optuna.Trial) -> None:
+        for dimension in self._space.dimensions:
+            for name in trial.user_attrs["fixed"]:
+                if name == dimension.key or name.rpartition("_")[0] == dimension.key:
+                    dimension.suggest(trial, name)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        text = f"{self._seed}/sampler/{number}".encode()
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
+        if self._section.kind == "random":
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # group: parameters of deeper networks get a joint model of their own.
+            return TPESampler(
+                seed=seed,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_startup_trials=self._section.startup_trials,
+            )
+

@@ -1,0 +1,307 @@
+"""The search space: a YAML description, sampled define-by-run, that ends in a `Configuration`.
+
+Each key is a field of the network or of the training recipe. Its value is a constant or one of
+
+    learning_rate: {float: [0.01, 0.4], log: true}
+    dense_width: {choice: [0, 32, 64]}
+    num_blocks: {int: [2, 4]}
+    filters: {choice: [16, 32, 64], per_block: true}      # parameters filters_1, filters_2, ...
+    momentum: {float: [0.8, 0.99], when: {optimizer: sgd}} # exists only for that optimizer
+
+so that deeper networks have more parameters, and none that do nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+from model.config import Configuration, NetworkConfig, TrainingConfig
+
+PER_BLOCK = {
+    "filters": "filters",
+    "kernel_size": "kernel_sizes",
+    "block_dropout": "block_dropouts",
+}
+"""Keys of the space that are set block by block -> fields of `NetworkConfig`."""
+
+_NETWORK = [f.name for f in fields(NetworkConfig) if f.name not in PER_BLOCK.values()]
+_TRAINING = [f.name for f in fields(TrainingConfig) if f.name != "epochs"]
+KEYS = ("num_blocks", *PER_BLOCK, *_NETWORK, *_TRAINING)
+"""Every key a space may have."""
+
+_KINDS = ("int", "float", "choice")
+
+
+class Suggester(Protocol):
+    """The part of an Optuna trial that a define-by-run space calls."""
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dimension:
+    """One key of the space whose value is searched."""
+
+    key: str
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+    per_block: bool = False
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Other keys and the values they must have for this one to exist."""
+
+    def suggest(self, suggester: Suggester, name: str) -> Any:
+        """Ask for a value of the parameter `name`."""
+        if self.kind == "choice":
+            return suggester.suggest_categorical(name, list(self.choices))
+        if self.kind == "int":
+            step = int(self.step or 1)
+            return suggester.suggest_int(
+                name, int(self.low), int(self.high), step=step, log=self.log
+            )
+        return suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError where `value` cannot be proposed for this key."""
+        if self.kind == "choice":
+            inside = value in self.choices
+            allowed = ", ".join(map(str, self.choices))
+        else:
+            allowed = f"{self.kind} from {self.low:g} to {self.high:g}"
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            inside = number and self.low <= value <= self.high
+            if inside and self.kind == "int":
+                inside = float(value).is_integer()
+        if not inside:
+            raise ValueError(f"`{self.key}` is {value!r}, but must be one of: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """Searched dimensions in order of asking, and the constants around them."""
+
+    dimensions: tuple[Dimension, ...]
+    constants: Mapping[str, Any]
+    epochs: int
+    """Length of every trial's learning-rate schedule, in epochs."""
+
+    @classmethod
+    def parse(cls, description: Mapping[str, Any], *, epochs: int) -> Space:
+        """Read the YAML form. Raise ValueError naming the key, what is allowed, the nearest key."""
+        dimensions: list[Dimension] = []
+        constants: dict[str, Any] = {}
+        for key, value in description.items():
+            if key not in KEYS:
+                raise ValueError(f"space has no key `{key}`{nearest(key, KEYS)}")
+            if isinstance(value, Mapping):
+                dimensions.append(_dimension(key, value))
+            else:
+                constants[key] = value
+        if "filters" not in description:
+            raise ValueError("space needs `filters`, e.g. {choice: [16, 32, 64], per_block: true}")
+        # The number of blocks comes first: it says how many per-block parameters there are.
+        dimensions.sort(key=lambda dimension: dimension.key != "num_blocks")
+        space = cls(dimensions=tuple(dimensions), constants=constants, epochs=epochs)
+        space._check_conditions()
+        space._check_some_combination_works()
+        return space
+
+    def suggest(self, suggester: Suggester) -> dict[str, Any]:
+        """Ask for every parameter that exists, given those before it; return them by name."""
+        values: dict[str, Any] = {}
+        for dimension in self.dimensions:
+            if self._exists(dimension, values):
+                for name in self._names(dimension, values):
+                    values[name] = dimension.suggest(suggester, name)
+        return values
+
+    def configuration(self, values: Mapping[str, Any]) -> Configuration:
+        """Return the configuration that the parameters `values` and the constants stand for.
+
+        Raise ValueError, with the reason, for a combination that makes no network.
+        """
+        num_blocks = self._num_blocks(values)
+        network: dict[str, Any] = {}
+        training: dict[str, Any] = {"epochs": self.epochs}
+        for key, target in PER_BLOCK.items():
+            per_block = [
+                values.get(f"{key}_{i}", values.get(key, self.constants.get(key)))
+                for i in range(1, num_blocks + 1)
+            ]
+            if None not in per_block:
+                network[target] = tuple(per_block)
+        for key in (*_NETWORK, *_TRAINING):
+            if key in values or key in self.constants:
+                target_dict = network if key in _NETWORK else training
+                target_dict[key] = values.get(key, self.constants.get(key))
+        return Configuration.from_dict({"network": network, "training": training})
+
+    def check_point(self, point: Mapping[str, Any]) -> None:
+        """Raise ValueError where a user's point names an unknown parameter or leaves its range."""
+        known = {name: dimension for dimension in self.dimensions for name in self._all(dimension)}
+        for name, value in point.items():
+            if name not in known:
+                raise ValueError(f"no parameter `{name}`{nearest(name, tuple(known))}")
+            known[name].check(value)
+
+    def representable(self, configuration: Configuration) -> dict[str, Any]:
+        """Return those parameters of this space that can express `configuration`, with its values.
+
+        A configuration from outside (a baseline) may lack some: what the sampler learns from it is
+        then only what the space can say.
+        """
+        plain = configuration.to_dict()
+        network, training = plain["network"], plain["training"]
+        num_blocks = len(network["filters"])
+        values: dict[str, Any] = {}
+        for dimension in self.dimensions:
+            found: dict[str, Any] = {}
+            if dimension.key == "num_blocks":
+                found["num_blocks"] = num_blocks
+            elif dimension.key in PER_BLOCK:
+                per_block = network[PER_BLOCK[dimension.key]]
+                if not dimension.per_block and len(set(per_block)) > 1:
+                    continue
+                names = self._names(dimension, {"num_blocks": num_blocks})
+                found = dict(zip(names, per_block, strict=False))
+            else:
+                found[dimension.key] = (network | training)[dimension.key]
+            for name, value in found.items():
+                try:
+                    dimension.check(value)
+                except ValueError:
+                    continue
+                values[name] = value
+        return values
+
+    def parameter_names(self) -> list[str]:
+        """Return every parameter any trial of this space may have, in order of asking."""
+        return [name for dimension in self.dimensions for name in self._all(dimension)]
+
+    def _num_blocks(self, values: Mapping[str, Any]) -> int:
+        return int(values.get("num_blocks", self.constants.get("num_blocks", 1)))
+
+    def _max_blocks(self) -> int:
+        for dimension in self.dimensions:
+            if dimension.key == "num_blocks":
+                return int(max((dimension.high, *map(float, dimension.choices))))
+        return self._num_blocks({})
+
+    def _names(self, dimension: Dimension, values: Mapping[str, Any]) -> list[str]:
+        if not dimension.per_block:
+            return [dimension.key]
+        return [f"{dimension.key}_{i}" for i in range(1, self._num_blocks(values) + 1)]
+
+    def _all(self, dimension: Dimension) -> list[str]:
+        return self._names(dimension, {"num_blocks": self._max_blocks()})
+
+    def _exists(self, dimension: Dimension, values: Mapping[str, Any]) -> bool:
+        return all(
+            values.get(key, self.constants.get(key)) in allowed
+            for key, allowed in dimension.when.items()
+        )
+
+    def _check_conditions(self) -> None:
+        earlier = set(self.constants)
+        for dimension in self.dimensions:
+            for key in dimension.when:
+                if key not in earlier:
+                    raise ValueError(
+                        f"space.{dimension.key}.when names `{key}`, which must be a key of the"
+                        f" space that stands before it{nearest(key, tuple(earlier))}"
+                    )
+            if not dimension.per_block:
+                earlier.add(dimension.key)
+
+    def _check_some_combination_works(self) -> None:
+        # A space none of whose draws makes a network is refused now, not trial by trial.
+        reason = ""
+        draw = random.Random(0)
+        for _ in range(64):
+            try:
+                self.configuration(self.suggest(_Draw(draw)))
+                return
+            except ValueError as error:
+                reason = str(error)
+        raise ValueError(f"no combination tried makes a valid network; the last one: {reason}")
+
+
+class _Draw:
+    """A suggester that draws at random, for checking a space without Optuna."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self._draw = draw
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return self._draw.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return self._draw.uniform(low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._draw.choice(choices)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean `x`?" for the known word nearest to `word`, or the list of them."""
+    match = difflib.get_close_matches(word, known, n=1)
+    if match:
+        return f"; did you mean `{match[0]}`?"
+    return f"; allowed: {', '.join(known)}"
+
+
+def _dimension(key: str, value: Mapping[str, Any]) -> Dimension:
+    allowed = (*_KINDS, "log", "step", "per_block", "when")
+    for word in value:
+        if word not in allowed:
+            raise ValueError(f"space.{key} has no key `{word}`{nearest(word, allowed)}")
+    kinds = [kind for kind in _KINDS if kind in value]
+    if len(kinds) != 1:
+        raise ValueError(f"space.{key} needs exactly one of {', '.join(_KINDS)}")
+    kind, given = kinds[0], value[kinds[0]]
+    when = {
+        name: tuple(v) if isinstance(v, list) else (v,)
+        for name, v in (value.get("when") or {}).items()
+    }
+    per_block = bool(value.get("per_block", False))
+    if per_block and key not in PER_BLOCK:
+        raise ValueError(f"space.{key} cannot be per_block; only {', '.join(PER_BLOCK)} can")
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"space.{key}.{kind} is {given!r}, but must be a list")
+    if kind == "choice":
+        if len(set(map(repr, given))) != len(given):
+            raise ValueError(f"space.{key}.choice names a value twice")
+        return Dimension(
+            key=key, kind=kind, choices=tuple(given), per_block=per_block, when=when
+        )
+    if len(given) != 2 or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in given
+    ):
+        raise ValueError(f"space.{key}.{kind} is {given!r}, but must be [lowest, highest]")
+    low, high = float(given[0]), float(given[1])
+    log, step = bool(value.get("log", False)), value.get("step")
+    if low > high or (log and low <= 0) or (log and step is not None):
+        raise ValueError(
+            f"space.{key}: lowest {low:g} must be at most highest {high:g}; with log it must be"
+            " above 0, and log and step exclude each other"
+        )
+    return Dimension(
+        key=key, kind=kind, low=low, high=high, log=log, step=step, per_block=per_block, when=when
+    )

@@ -1,0 +1,273 @@
+"""The record of a study: one folder, one database. Everything reads it; only the driver writes it.
+
+    runs/<study>/config.yaml  study.db  trials/t0007/  final/  export/  result.json  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.config import StudyConfig
+from search.config_file import ConfigError, dump_config, load_config
+from search.record import EpochRow, Record
+
+State = Literal["created", "searching", "stopped", "searched", "retraining", "finished"]
+"""`stopped`: the search was interrupted before its budget was spent."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen
+
+FORMAT = 1
+"""Version of the study folder; a newer one is refused."""
+
+Outcome = Literal["complete", "pruned", "failed", "infeasible", "running", "waiting"]
+"""How a trial stands. `pruned`: stopped by ASHA or by the end of the budget. `infeasible`: diverged
+or refused before training; never counted as a bug."""
+
+
+class StudyError(Exception):
+    """A study that cannot be used as asked: one line that says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One trial as every reader sees it."""
+
+    number: int
+    outcome: Outcome
+    reason: str
+    """Why it ended; empty while it has not."""
+    origin: str
+    """`baseline seed-32`, `point 1`, or `sampler`."""
+    configuration: dict[str, Any] | None
+    parameters: int | None
+    """Trainable parameters of the network."""
+    multiply_adds: int | None
+    """Per image, one forward pass."""
+    epochs: tuple[EpochRow, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables and on disk: t0007."""
+        return trial_name(self.number)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Return the first epoch with the highest validation accuracy."""
+        scored = [(row.val_accuracy, -row.epoch) for row in self.epochs if row.val_accuracy]
+        return -max(scored)[1] if scored else None
+
+    @property
+    def value(self) -> float | None:
+        """Return the highest validation accuracy so far: what is searched for."""
+        return max((row.val_accuracy for row in self.epochs if row.val_accuracy), default=None)
+
+
+class Study:
+    """An open study."""
+
+    def __init__(self, folder: Path, config: StudyConfig, study: optuna.Study) -> None:
+        """Join a folder with its database; use `create` or `open_study`."""
+        self.folder = folder
+        self.config = config
+        self.optuna = study
+        # Optuna's own engine: one pool of connections, one place for SQLite's settings.
+        self.record = Record(_engine_of(study))
+
+    @property
+    def name(self) -> str:
+        """Return the study's name, which is its folder's name."""
+        return self.folder.name
+
+    @property
+    def state(self) -> State:
+        """Return where the study stands."""
+        state: State = self.optuna.user_attrs.get("state", "created")
+        assert state in get_args(State)
+        return state
+
+    def set_state(self, state: State) -> None:
+        """Record where the study stands."""
+        self.optuna.set_user_attr("state", state)
+
+    def note(self, key: str, value: Any) -> None:
+        """Record a fact about the whole study (JSON-plain), such as the data's fingerprint."""
+        self.optuna.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """Return a recorded fact, or None."""
+        return self.optuna.user_attrs.get(key)
+
+    def trial_folder(self, number: int) -> Path:
+        """Return the folder of one trial's files."""
+        return self.folder / "trials" / trial_name(number)
+
+    def trial(self, number: int) -> Trial:
+        """Return one trial."""
+        return _view(
+            self.optuna.get_trials(deepcopy=False)[number],
+            tuple(self.record.epochs(number)),
+        )
+
+    def trials(self) -> list[Trial]:
+        """Return every trial, by number."""
+        epochs: dict[int, list[EpochRow]] = {}
+        for row in self.record.epochs():
+            epochs.setdefault(row.trial, []).append(row)
+        return [
+            _view(frozen, tuple(epochs.get(frozen.number, ())))
+            for frozen in self.optuna.get_trials(deepcopy=False)
+        ]
+
+
+def create(
+    config: StudyConfig, folder: Path, *, facts: Mapping[str, Any], environment: Mapping[str, str]
+) -> Study:
+    """Make the folder and the database of a new study; enqueue baselines and the user's points.
+
+    Raises:
+        StudyError: The folder exists and is not empty, or cannot be made.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise StudyError(f"{folder} exists; give another name with --name, or remove the folder")
+    try:
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder} cannot be made: {error.strerror}") from None
+    header = "".join(f"# {key}: {value}\n" for key, value in environment.items())
+    (folder / "config.yaml").write_text(header + dump_config(config), encoding="utf-8")
+    study = optuna.create_study(
+        storage=_storage(folder), study_name=folder.name, direction="maximize"
+    )
+    opened = Study(folder, config, study)
+    opened.note("format", FORMAT)
+    opened.note("environment", dict(environment))
+    for key, value in facts.items():
+        opened.note(key, value)
+    space = config.search_space()
+    for name, configuration in config.baseline_configurations().items():
+        fixed = space.representable(configuration)
+        facts_of_it = {"origin": f"baseline {name}", "configuration": configuration.to_dict()}
+        study.enqueue_trial(fixed, user_attrs=facts_of_it | {"fixed": list(fixed)})
+    for index, point in enumerate(config.points, start=1):
+        study.enqueue_trial(dict(point), user_attrs={"origin": f"point {index}"})
+    opened.set_state("created")
+    return opened
+
+
+def open_study(folder: Path) -> Study:
+    """Open a study from its folder.
+
+    Raises:
+        StudyError: There is no study, or it was written by a newer version.
+    """
+    if not (folder / "study.db").is_file() or not (folder / "config.yaml").is_file():
+        raise StudyError(f"{folder} holds no study (config.yaml and study.db); see `status`")
+    try:
+        config = load_config(folder / "config.yaml")
+        study = optuna.load_study(storage=_storage(folder), study_name=None)
+    except ConfigError as error:
+        raise StudyError(str(error)) from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StudyError(f"{folder / 'study.db'} cannot be read: {reason}") from None
+    written = study.user_attrs.get("format", 0)
+    if written > FORMAT:
+        raise StudyError(
+            f"{folder} was written by a newer version (format {written}, this reads {FORMAT});"
+            " update fashion-search"
+        )
+    return Study(folder, config, study)
+
+
+def trial_name(number: int) -> str:
+    """Return the name of a trial in tables and on disk: 7 -> t0007."""
+    return f"t{number:04d}"
+
+
+def best_of(trials: list[Trial]) -> Trial | None:
+    """Return the best trial: the highest validation accuracy at any epoch of any feasible trial.
+
+    The one definition of "best". Ties go to the smaller network, then to the earlier trial.
+    """
+    scored = [t for t in trials if t.value is not None and t.outcome in ("complete", "pruned")]
+    return min(
+        scored, key=lambda t: (-(t.value or 0.0), t.parameters or 0, t.number), default=None
+    )
+
+
+def describe_environment(checkout: Path) -> dict[str, str]:
+    """Return versions, hardware and the git commit: the conditions of every number."""
+    packages = ("torch", "ray", "optuna", "numpy", "tensorboard")
+    facts = {"python": platform.python_version()}
+    facts |= {name: metadata.version(name) for name in packages}
+    facts["system"] = f"{platform.system()} {platform.release()}"
+    facts["processor"] = _processor()
+    facts["cpus"] = str(len(os.sched_getaffinity(0)))
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+        facts["commit"] = answer.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        facts["commit"] = "unknown"  # not a git checkout
+    return facts
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
+    attrs = frozen.user_attrs
+    outcomes: dict[TrialState, Outcome] = {
+        TrialState.COMPLETE: "complete",
+        TrialState.PRUNED: "pruned",
+        TrialState.RUNNING: "running",
+        TrialState.WAITING: "waiting",
+        TrialState.FAIL: "infeasible" if attrs.get("infeasible") else "failed",
+    }
+    return Trial(
+        number=frozen.number,
+        outcome=outcomes[frozen.state],
+        reason=attrs.get("reason", ""),
+        origin=attrs.get("origin", "sampler"),
+        configuration=attrs.get("configuration"),
+        parameters=attrs.get("parameters"),
+        multiply_adds=attrs.get("multiply_adds"),
+        epochs=epochs,
+    )
+
+
+def _storage(folder: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 30}}
+    )
+
+
+def _engine_of(study: optuna.Study) -> Any:
+    # `load_study` wraps the storage in a cache that keeps the real one in `_backend`.
+    storage = study._storage
+    return getattr(storage, "_backend", storage).engine
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
