@@ -56,7 +56,7 @@ def export_model(
             f"proof images are {proof_images.dtype} of shape {proof_images.shape}, but must be "
             f"uint8 of shape {('N', *one)}, N at least 1"
         )
-    # Contiguous: channels last is a matter of speed in training, the programs choose for themselves.
+    # Contiguous: channels last serves speed in training, the programs choose for themselves.
     model = copy.deepcopy(loaded.model).cpu().eval()
     model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     out_dir.parent.mkdir(parents=True, exist_ok=True)

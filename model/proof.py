@@ -98,9 +98,7 @@ class Proof:
     """Between any two logits."""
 
 
-def prove(
-    program: Path, images: NDArray[np.uint8], live: NDArray[np.float32]
-) -> Proof:
+def prove(program: Path, images: NDArray[np.uint8], live: NDArray[np.float32]) -> Proof:
     """Run `program` (.onnx or .pt2) on images (N, C, H, W) and compare with `live` logits (N, K).
 
     Raises:

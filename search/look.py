@@ -1,0 +1,126 @@
+"""The sealed test set: the one place of the product that opens it, and the record of each look."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images import LabelledImages
+from data.loader import as_tensors
+from data.source import load_test
+from model.checkpoint import load_model
+from model.evaluate import evaluate_logits, predict_logits
+from search.study import Study, StudyError, write_json
+
+_RESAMPLES = 2000
+_WORST = 24
+
+
+def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) -> dict[str, Any]:
+    """Evaluate every retrained model on the test images; return and write final/metrics.json.
+
+    The look is recorded before the images are opened. Predictions are kept in
+    final/<model>/test.npz: `logits` (N, K) float32 and `labels` (N,) int64. The images the first
+    model misjudged most surely are kept in its worst.npz, for the report.
+
+    Args:
+        study: A study whose final models are trained.
+        reason: Why the test set is opened, for the record.
+        break_seal: Why it is opened again; without it a second look is refused.
+
+    Raises:
+        StudyError: There are no final models, or the test set was looked at before.
+    """
+    path = study.folder / "final" / "metrics.json"
+    if not path.is_file():
+        raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")
+    looks = study.record.looks()
+    if looks and break_seal is None:
+        raise StudyError(
+            f"the test set was looked at {len(looks)} time(s) before by this study; a further look"
+            ' makes its number less honest and needs --break-seal "reason"'
+        )
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    hashes = {row["name"]: row["model_sha256"] for row in metrics["models"]}
+    for name, expected in hashes.items():
+        _check_hash(study.folder / "final" / name / "model.safetensors", expected)
+    study.record.add_look(
+        reason=break_seal or reason, models=json.dumps(hashes), broke_seal=bool(looks)
+    )
+    test = load_test(study.config.data.spec())
+    correct: dict[str, list[NDArray[np.bool_]]] = {}
+    for row in metrics["models"]:
+        folder = study.folder / "final" / row["name"]
+        loaded = load_model(folder / "model.safetensors", "cpu")
+        if loaded.classes != test.classes:
+            raise StudyError(f"the test images' classes {test.classes} are not {loaded.classes}")
+        logits = predict_logits(loaded.model, as_tensors(test, "cpu")[0])
+        row["test"] = evaluate_logits(logits, test.labels, test.classes).to_dict()
+        np.savez_compressed(folder / "test.npz", logits=logits, labels=test.labels)
+        if row is metrics["models"][0]:
+            _keep_worst(folder / "worst.npz", test, logits)
+        right = logits.argmax(axis=1) == test.labels
+        correct.setdefault(row["group"], []).append(right)
+    metrics["test_images"] = test.num_images
+    metrics["groups"] = {group: _summary(rights) for group, rights in correct.items()}
+    write_json(path, metrics)
+    return metrics
+
+
+def _summary(rights: list[NDArray[np.bool_]]) -> dict[str, Any]:
+    accuracies = [float(right.mean()) for right in rights]
+    return {
+        "seeds": len(rights),
+        "test_accuracies": accuracies,
+        "test_accuracy": float(np.mean(accuracies)),
+        # Sample standard deviation between seeds; one seed has none.
+        "test_accuracy_std": float(np.std(accuracies, ddof=1)) if len(rights) > 1 else None,
+        "ci95": bootstrap_interval(np.stack(rights)),
+    }
+
+
+def bootstrap_interval(correct: NDArray[np.bool_]) -> list[float]:
+    """Return the 95 % percentile bootstrap interval of the mean accuracy.
+
+    Args:
+        correct: (seeds, N) bool. Images are drawn with replacement, together for all seeds, and so
+            are the seeds: both the test set and the training are samples. (Efron 1979.)
+    """
+    draw = np.random.default_rng(0)
+    seeds, images = correct.shape
+    table = correct.astype(np.float32)
+    means = np.empty(_RESAMPLES)
+    for i in range(_RESAMPLES):
+        weights = np.bincount(draw.integers(images, size=images), minlength=images)
+        means[i] = (table[draw.integers(seeds, size=seeds)] @ weights).mean() / images
+    low, high = np.quantile(means, (0.025, 0.975))
+    return [float(low), float(high)]
+
+
+def _keep_worst(path: Path, test: LabelledImages, logits: NDArray[np.float32]) -> None:
+    # For the report, which must not open the test set: the images most surely misjudged.
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    true = probabilities[np.arange(len(logits)), test.labels]
+    worst = np.argsort(true, kind="stable")[:_WORST]
+    np.savez_compressed(
+        path,
+        images=test.images[worst],
+        labels=test.labels[worst],
+        predictions=logits[worst].argmax(axis=1),
+        probabilities=probabilities[worst],
+    )
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}; run `retrain`") from None
+    if found != expected:
+        raise StudyError(f"{path} is not the model that was retrained (SHA-256); run `retrain`")

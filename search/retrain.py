@@ -1,0 +1,205 @@
+"""After the search: train the best configuration, and the baselines, on all training images.
+
+Fresh seeds, the same schedule, in worker processes of this machine; no Ray. Test images are not
+touched here: see `search.look`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model.config import Configuration
+from model.train import EpochMetrics
+from search.config import DataSection, StudyConfig
+from search.driver import derive_seed
+from search.study import Study, StudyError, Trial, best_of, write_json
+from search.tuner import Slots, plan_slots
+
+Progress = Callable[[str, int, EpochMetrics], None]
+"""Called with a model's name, its epochs in all, and each epoch's metrics."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalModel:
+    """One network to retrain from scratch."""
+
+    name: str
+    """Folder under final/: `winner-s0`, `seed-32-s0`."""
+    group: str
+    """`winner`, or the baseline's name; models of a group differ in the seed only."""
+    configuration: Configuration
+    epochs: int
+    """Epochs trained; the schedule may be longer."""
+    seed: int
+
+
+def best_length(trial: Trial, max_epochs: int) -> int:
+    """Return for how many epochs a configuration is retrained.
+
+    The best epoch of a trial that ran to the end of its schedule; the whole schedule for one that
+    was stopped, since its later epochs are unknown.
+    """
+    if trial.outcome == "complete" and trial.best_epoch is not None:
+        return trial.best_epoch
+    return max_epochs
+
+
+def plan_final_models(study: Study) -> list[FinalModel]:
+    """Return the networks to retrain: the best configuration and the baselines, by seed.
+
+    Raises:
+        StudyError: No trial has a value yet.
+    """
+    config = study.config
+    best = best_of(study.trials())
+    if best is None or best.configuration is None:
+        raise StudyError(f"{study.name} has no trial with a value yet; run the search first")
+    winner = Configuration.from_dict(best.configuration)
+    groups = [("winner", winner, best_length(best, config.max_epochs), config.final.seeds)]
+    groups += [
+        (name, configuration, config.max_epochs, config.final.baseline_seeds)
+        for name, configuration in config.baseline_configurations().items()
+    ]
+    return [
+        FinalModel(
+            name=f"{group}-s{index}",
+            group=group,
+            configuration=configuration,
+            epochs=epochs,
+            seed=derive_seed(config.seed, "final", group, index),
+        )
+        for group, configuration, epochs, seeds in groups
+        for index in range(seeds)
+    ]
+
+
+def retrain(study: Study, progress: Progress) -> list[FinalModel]:
+    """Train every final model and save it under final/; return the models.
+
+    Raises:
+        StudyError: There is nothing to retrain, or a training diverged.
+    """
+    models = plan_final_models(study)
+    slots = plan_slots(study.config.resources)
+    folder = study.folder / "final"
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for model, outcome in _train_all(study.config, models, folder, slots, progress):
+        rows.append(
+            {
+                "name": model.name,
+                "group": model.group,
+                "seed": model.seed,
+                "epochs": model.epochs,
+                "configuration": model.configuration.to_dict(),
+                **outcome,
+            }
+        )
+    order = [model.name for model in models]
+    rows.sort(key=lambda row: order.index(row["name"]))
+    best = best_of(study.trials())
+    assert best is not None
+    write_json(folder / "metrics.json", {"winner_trial": best.name, "models": rows})
+    return models
+
+
+def _train_all(
+    config: StudyConfig, models: list[FinalModel], folder: Path, slots: Slots, progress: Progress
+) -> Iterator[tuple[FinalModel, dict[str, Any]]]:
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    longest = {model.name: model.epochs for model in models}
+    workers = min(slots.count, len(models))
+    with ProcessPoolExecutor(
+        workers, context, _prepare, (config.data, events, slots.threads)
+    ) as pool:
+        # Costly ones first: the last to finish should not have started last.
+        ordered = sorted(models, key=lambda m: m.group != "winner")
+        futures: dict[Future[dict[str, Any]], FinalModel] = {
+            pool.submit(_train_one, model, folder / model.name): model for model in ordered
+        }
+        pending = set(futures)
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.2)
+                _drain(events, longest, progress)
+                for future in finished:
+                    yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+    _drain(events, longest, progress)
+
+
+def _drain(events: Any, longest: dict[str, int], progress: Progress) -> None:
+    while True:
+        try:
+            name, metrics = events.get_nowait()
+        except queue.Empty:
+            return
+        progress(name, longest[name], metrics)
+
+
+_worker: dict[str, Any] = {}  # of one worker process: its images and the way to its parent
+
+
+def _prepare(section: DataSection, events: Any, threads: int) -> None:
+    import torch
+
+    from data.loader import as_tensors
+    from model.cnn import pixel_statistics
+    from search.dataset import load_images
+
+    torch.set_num_threads(threads)
+    images = load_images(section).everything
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tensors = as_tensors(images, device)
+    _worker.update(
+        events=events,
+        device=device,
+        classes=images.classes,
+        shape=images.shape,
+        tensors=tensors,
+        pixels=pixel_statistics(tensors[0]),
+    )
+
+
+def _train_one(model: FinalModel, folder: Path) -> dict[str, Any]:
+    import hashlib
+    import math
+
+    from model.checkpoint import save_model
+    from model.train import Training, fit
+
+    mean, std = _worker["pixels"]
+    training = Training.start(
+        model.configuration, _worker["shape"], mean, std, model.seed, _worker["device"]
+    )
+    metrics = None
+    seconds = 0.0
+    for metrics in fit(training, _worker["tensors"], None, until=model.epochs):
+        if not math.isfinite(metrics.train_loss):
+            raise StudyError(
+                f"{model.name} diverged in epoch {metrics.epoch}; retrain another configuration"
+            )
+        seconds += metrics.seconds
+        _worker["events"].put((model.name, metrics))
+    assert metrics is not None
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.safetensors"
+    save_model(training, path, classes=_worker["classes"], metrics=asdict(metrics))
+    return {
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "train_accuracy": metrics.train_accuracy,
+        "train_loss": metrics.train_loss,
+        "seconds": seconds,
+    }

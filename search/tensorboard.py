@@ -1,0 +1,145 @@
+"""TensorBoard events: a curve and an hparams row for every trial, also for those that are stopped.
+
+The driver writes them, so a cluster needs no shared log folder. Ray's own writer is not used: it
+writes hparams only when a trial ends, loses conditional parameters and makes every scalar a metric.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+from torch.utils.tensorboard import SummaryWriter
+
+from model.config import Configuration, NetworkConfig, TrainingConfig
+from model.train import EpochMetrics
+from search.asha import Decision
+from search.driver import Assignment
+
+VALUE = "accuracy/validation"
+"""Tag of the value that is searched for."""
+
+
+class Curves:
+    """Writes the epochs of one training as scalars."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, metrics: EpochMetrics) -> None:
+        """Write one epoch and make it visible to a running TensorBoard."""
+        scalars = {
+            VALUE: metrics.val_accuracy,
+            "accuracy/train": metrics.train_accuracy,
+            "loss/validation": metrics.val_loss,
+            "loss/train": metrics.train_loss,
+            "learning_rate": metrics.learning_rate,
+            "images_per_second": metrics.images_per_second,
+        }
+        for tag, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, metrics.epoch)
+        self._writer.flush()
+
+    def add_summary(self, summary: Any) -> None:
+        """Write a ready-made summary (an hparams record)."""
+        file_writer = self._writer.file_writer
+        assert file_writer is not None
+        file_writer.add_summary(summary)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write everything out."""
+        self._writer.close()
+
+
+class Board:
+    """Follows a search: one folder of curves per trial, one hparams table for the study."""
+
+    def __init__(self, folder: Path, *, max_blocks: int) -> None:
+        """Write under `folder`, the study's trials/; `max_blocks` says how many columns there are.
+
+        The columns are described once for the whole study, before any trial: a description taken
+        from one trial would hide the parameters that only deeper networks have.
+        """
+        self._folder = folder
+        self._open: dict[int, Curves] = {}
+        root = Curves(folder)
+        root.add_summary(
+            summary_v2.hparams_config_pb(
+                hparams=[summary_v2.HParam(name) for name in columns(max_blocks)],
+                metrics=[summary_v2.Metric(VALUE, display_name="validation accuracy")],
+            )
+        )
+        root.close()
+
+    def started(self, assignment: Assignment, origin: str) -> None:
+        """Open the trial's curves and write its hparams at once, not when it ends."""
+        values = flatten(assignment.configuration) | {"origin": origin}
+        curves = Curves(self._folder / f"t{assignment.trial:04d}")
+        curves.add_summary(
+            summary_v2.hparams_pb(
+                values, trial_id=f"t{assignment.trial:04d}", start_time_secs=time.time()
+            )
+        )
+        self._open[assignment.trial] = curves
+
+    def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
+        """Write one epoch."""
+        self._open[trial].add(metrics)
+
+    def ended(self, trial: int, outcome: str, reason: str) -> None:
+        """Close the trial's hparams row with how it ended."""
+        curves = self._open.pop(trial)
+        status = {
+            "complete": api_pb2.Status.STATUS_SUCCESS,
+            "pruned": api_pb2.Status.STATUS_SUCCESS,
+        }.get(outcome, api_pb2.Status.STATUS_FAILURE)
+        curves.add_summary(_session_end(status))
+        curves.close()
+
+    def close(self) -> None:
+        """Close the curves of trials that did not end."""
+        for curves in self._open.values():
+            curves.close()
+        self._open.clear()
+
+
+def columns(max_blocks: int) -> list[str]:
+    """Return the hparams columns of a study whose deepest network has `max_blocks` blocks."""
+    deepest = Configuration(
+        network=NetworkConfig(filters=(1,) * max_blocks),
+        training=TrainingConfig(epochs=1, learning_rate=0.1),
+    )
+    return ["origin", *flatten(deepest)]
+
+
+def flatten(configuration: Configuration) -> dict[str, bool | float | str]:
+    """Return a configuration as flat columns: `filters_1`, `kernel_sizes_2`, `learning_rate`."""
+    plain = configuration.to_dict()
+    flat: dict[str, bool | float | str] = {"blocks": float(len(plain["network"]["filters"]))}
+    for section in plain.values():
+        for key, value in section.items():
+            if isinstance(value, list):
+                flat |= {f"{key}_{i}": float(item) for i, item in enumerate(value, start=1)}
+            else:
+                flat[key] = value if isinstance(value, bool | str) else float(value)
+    return flat
+
+
+def _session_end(status: int) -> Summary:
+    # The public helper for this needs TensorFlow; the record itself is one protocol buffer.
+    info = api_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+    content = plugin_data_pb2.HParamsPluginData(
+        session_end_info=info, version=metadata.PLUGIN_DATA_VERSION
+    )
+    summary = Summary()
+    summary.value.add(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(content),
+        tensor=metadata.NULL_TENSOR,
+    )
+    return summary
