@@ -194,7 +194,8 @@ class Space:
     def _num_blocks(self, values: Mapping[str, Any]) -> int:
         return int(values.get("num_blocks", self.constants.get("num_blocks", 1)))
 
-    def _max_blocks(self) -> int:
+    def max_blocks(self) -> int:
+        """Return the number of blocks of the deepest network."""
         for dimension in self.dimensions:
             if dimension.key == "num_blocks":
                 return int(max((dimension.high, *map(float, dimension.choices))))
@@ -206,7 +207,7 @@ class Space:
         return [f"{dimension.key}_{i}" for i in range(1, self._num_blocks(values) + 1)]
 
     def _all(self, dimension: Dimension) -> list[str]:
-        return self._names(dimension, {"num_blocks": self._max_blocks()})
+        return self._names(dimension, {"num_blocks": self.max_blocks()})
 
     def _exists(self, dimension: Dimension, values: Mapping[str, Any]) -> bool:
         return all(

@@ -22,7 +22,7 @@ from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 from search.record import EpochRow, Record
 
-State = Literal["created", "searching", "stopped", "searched", "retraining", "finished"]
+State = Literal["created", "searching", "stopped", "searched", "retraining", "retrained", "finished"]
 """`stopped`: the search was interrupted before its budget was spent."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen

@@ -1,0 +1,169 @@
+"""A study from its first trial to its report: search, retrain, one look, export, result, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.loader import as_tensors
+from model.checkpoint import load_model
+from model.export import export_model
+from search.config import StudyConfig
+from search.dataset import StudyImages, load_images, settle_source
+from search.look import look_at_test
+from search.progress import RetrainScreen, Screen, Verbosity, download_progress
+from search.report import write_report
+from search.result import build_result, final_metrics
+from search.retrain import retrain
+from search.study import Study, StudyError, create, describe_environment, write_json
+from search.tensorboard import Board, Curves
+from search.tuner import CHECKOUT, run_search
+
+PROOF_IMAGES = 2000
+"""Training images on which exported programs must agree with the live network."""
+
+
+def new_study(config: StudyConfig, runs: Path, verbosity: Verbosity) -> tuple[Study, StudyImages]:
+    """Load the data and make the study's folder, `runs/<study>`.
+
+    Raises:
+        DataError: The data cannot be had and no fallback is set.
+        StudyError: The folder is taken.
+    """
+    with download_progress(verbosity) as progress:
+        config, images, substitution = settle_source(config, progress)
+    facts = {"data": images.facts(), "substitution": substitution}
+    study = create(
+        config, runs / config.study, facts=facts, environment=describe_environment(CHECKOUT)
+    )
+    return study, images
+
+
+def reopen_images(study: Study) -> StudyImages:
+    """Load the images of an existing study.
+
+    Raises:
+        StudyError: They are not the images the study was begun with.
+    """
+    images = load_images(study.config.data)
+    expected = (study.noted("data") or {}).get("fingerprint")
+    if images.fingerprint != expected:
+        raise StudyError(
+            f"the images of {study.config.data.source} are not those {study.name} was begun with"
+            f" (fingerprint {images.fingerprint[:12]}, was {str(expected)[:12]})"
+        )
+    return images
+
+
+def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
+    """Search until the budget is spent; return False if it was interrupted before."""
+    blocks = study.config.search_space().max_blocks()
+    board = Board(study.folder / "trials", max_blocks=blocks)
+    try:
+        with Screen(study, verbosity=verbosity) as screen:
+            driver = run_search(study, images.train, images.validation, observers=(board, screen))
+    finally:
+        board.close()
+    return not driver.interrupted
+
+
+def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
+    """Retrain, look at the test set once, export, report; return the result."""
+    retrain_study(study, verbosity)
+    evaluate_study(study)
+    if study.config.final.export:
+        export_study(study)
+    study.set_state("finished")
+    return report_study(study)
+
+
+def retrain_study(study: Study, verbosity: Verbosity) -> None:
+    """Train the final models; curves go to final/<model>/."""
+    final = study.folder / "final"
+    if final.exists():
+        shutil.rmtree(final)
+    study.set_state("retraining")
+    curves: dict[str, Curves] = {}
+    with _session(study, "retrain"), RetrainScreen(verbosity=verbosity) as screen:
+
+        def progress(name: str, epochs: int, metrics: Any) -> None:
+            if name not in curves:
+                curves[name] = Curves(final / name)
+            curves[name].add(metrics)
+            screen(name, epochs, metrics)
+
+        try:
+            retrain(study, progress)
+        finally:
+            for curve in curves.values():
+                curve.close()
+    study.set_state("retrained")
+
+
+def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, Any]:
+    """Look at the test set and return final/metrics.json."""
+    with _session(study, "evaluate"):
+        return look_at_test(study, reason="final evaluation", break_seal=break_seal)
+
+
+def export_study(study: Study, out_dir: Path | None = None) -> Path:
+    """Export the winner's first seed: chosen before the test set was opened, not by its result."""
+    metrics = final_metrics(study)
+    rows = [row for row in metrics.get("models", []) if row["group"] == "winner"]
+    if not rows:
+        raise StudyError(f"{study.name} has no retrained model; run `retrain {study.name}`")
+    row = rows[0]
+    out_dir = out_dir or study.folder / "export"
+    if out_dir == study.folder / "export" and out_dir.exists():
+        shutil.rmtree(out_dir)  # ours, and remade from the same model
+    path = study.folder / "final" / row["name"] / "model.safetensors"
+    facts = study.noted("data") or {}
+    provenance = {
+        "study": study.name,
+        "trial": metrics["winner_trial"],
+        "seed": row["seed"],
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "data": facts.get("name"),
+        "data_origin": "drawn by this program" if facts.get("synthetic") else facts.get("name"),
+        "data_fingerprint": facts.get("fingerprint"),
+        "test_looks": len(study.record.looks()),
+        **(study.noted("environment") or {}),
+    }
+    images = load_images(study.config.data).everything
+    proof = as_tensors(images, "cpu")[0][:PROOF_IMAGES].numpy()
+    evaluation = row.get("test")
+    if evaluation is not None:
+        measured_on = f"{metrics['test_images']} test images of {facts.get('name')}"
+        evaluation = evaluation | {"measured_on": measured_on}
+    with _session(study, "export"):
+        return export_model(
+            load_model(path, "cpu"),
+            out_dir,
+            proof_images=proof,
+            provenance=provenance,
+            evaluation=evaluation,
+        )
+
+
+def report_study(study: Study) -> dict[str, Any]:
+    """Write result.json and the report; return the result."""
+    result = build_result(study)
+    write_json(study.folder / "result.json", result)
+    write_report(study)
+    return json.loads(json.dumps(result))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _session(study: Study, stage: str) -> Iterator[None]:
+    session = study.record.start_session(stage, host=platform.node(), pid=os.getpid())
+    try:
+        yield
+    finally:
+        study.record.end_session(session)
