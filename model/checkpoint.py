@@ -1,36 +1,28 @@
-"""Save and load networks: one safetensors file each, checked on the way in, never unpickled.
+"""Save and load networks: to go on training them, or to use them. Nothing is ever unpickled."""
 
-The file's header carries a JSON text from which everything is rebuilt, and a SHA-256 over that text
-and every tensor. A file is written beside its place and moved there, so a reader finds the old one
-or the new one, whole.
-"""
-
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from data.images import ImageShape
 from model.cnn import CNN
 from model.config import Configuration
 from model.schedule import optimizer_tensors, restore_optimizer
+from model.tensor_file import CheckpointError, read_tensors, write_tensors
 from model.train import Training
 
-FORMAT = "fashion-search"
-VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """Say in one line which file cannot be used, and why."""
+__all__ = [
+    "CheckpointError",
+    "LoadedModel",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+    "save_model",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +50,9 @@ def save_checkpoint(training: Training, path: Path, metrics: Mapping[str, Any]) 
 
     `metrics` are JSON values; not-a-number is kept.
     """
-    tensors = {f"optimizer.{key}": t for key, t in optimizer_tensors(training.optimizer).items()}
-    _write(path, "checkpoint", training, {"metrics": dict(metrics)}, tensors)
+    state = {f"optimizer.{key}": t for key, t in optimizer_tensors(training.optimizer).items()}
+    header = {"kind": "checkpoint", "metrics": dict(metrics)}
+    write_tensors(path, _describe(training) | header, _weights(training.model) | state)
 
 
 def save_model(
@@ -70,7 +63,8 @@ def save_model(
     metrics: Mapping[str, Any],
 ) -> None:
     """Write the network alone, with the names of its classes in the order of the logits."""
-    _write(path, "model", trained, {"classes": list(classes), "metrics": dict(metrics)}, {})
+    header = {"kind": "model", "classes": list(classes), "metrics": dict(metrics)}
+    write_tensors(path, _describe(trained) | header, _weights(trained.model))
 
 
 def load_checkpoint(path: Path, device: torch.device | str) -> tuple[Training, dict[str, Any]]:
@@ -79,18 +73,13 @@ def load_checkpoint(path: Path, device: torch.device | str) -> tuple[Training, d
     Raises:
         CheckpointError: The file is missing, damaged, not ours, or written by a newer version.
     """
-    content, tensors = _read(path, "checkpoint")
+    header, tensors = _read(path, "checkpoint")
     try:
-        training = _rebuild(content, tensors, torch.device(device))
-        state = {
-            key.removeprefix("optimizer."): tensor
-            for key, tensor in tensors.items()
-            if key.startswith("optimizer.")
-        }
-        restore_optimizer(training.optimizer, state)
-        return training, dict(content["metrics"])
+        training = _rebuild(header, tensors, torch.device(device))
+        restore_optimizer(training.optimizer, _below("optimizer.", tensors))
+        return training, dict(header["metrics"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(_unusable(path, error)) from error
+        raise _unusable(path, error) from error
 
 
 def load_model(path: Path, device: torch.device | str) -> LoadedModel:
@@ -99,122 +88,67 @@ def load_model(path: Path, device: torch.device | str) -> LoadedModel:
     Raises:
         CheckpointError: The file is missing, damaged, not ours, or written by a newer version.
     """
-    content, tensors = _read(path, "model")
+    header, tensors = _read(path, "model")
     try:
-        training = _rebuild(content, tensors, torch.device(device))
+        training = _rebuild(header, tensors, torch.device(device))
         return LoadedModel(
             model=training.model.eval(),
             configuration=training.configuration,
             shape=training.shape,
-            classes=tuple(content["classes"]),
+            classes=tuple(header["classes"]),
             seed=training.seed,
             epoch=training.epoch,
-            metrics=dict(content["metrics"]),
+            metrics=dict(header["metrics"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(_unusable(path, error)) from error
+        raise _unusable(path, error) from error
 
 
-def _rebuild(content: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Training:
+def _describe(trained: Training | LoadedModel) -> dict[str, Any]:
+    """Return what a network is rebuilt from, as JSON values."""
+    return {
+        "configuration": trained.configuration.to_dict(),
+        "shape": asdict(trained.shape),
+        "mean": trained.model.mean.flatten().tolist(),
+        "std": trained.model.std.flatten().tolist(),
+        "seed": trained.seed,
+        "epoch": trained.epoch,
+    }
+
+
+def _weights(model: CNN) -> dict[str, Tensor]:
+    return {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+
+
+def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Training:
     training = Training.start(
-        Configuration.from_dict(content["configuration"]),
-        ImageShape(**content["shape"]),
-        content["mean"],
-        content["std"],
-        content["seed"],
+        Configuration.from_dict(header["configuration"]),
+        ImageShape(**header["shape"]),
+        header["mean"],
+        header["std"],
+        header["seed"],
         device,
     )
-    weights = {
-        key.removeprefix("model."): tensor
-        for key, tensor in tensors.items()
-        if key.startswith("model.")
-    }
-    training.model.load_state_dict(weights)
-    training.epoch = content["epoch"]
+    training.model.load_state_dict(_below("model.", tensors))
+    training.epoch = header["epoch"]
     return training
 
 
-def _write(
-    path: Path,
-    kind: str,
-    trained: Training | LoadedModel,
-    more: dict[str, Any],
-    more_tensors: dict[str, Tensor],
-) -> None:
-    model = trained.model
-    tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()} | more_tensors
-    # The file has one order of axes, whatever the memory layout of the training was.
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    content = json.dumps(
-        {
-            "configuration": trained.configuration.to_dict(),
-            "shape": asdict(trained.shape),
-            "mean": model.mean.flatten().tolist(),
-            "std": model.std.flatten().tolist(),
-            "seed": trained.seed,
-            "epoch": trained.epoch,
-            **more,
-        }
-    )
-    header = {"format": FORMAT, "version": str(VERSION), "kind": kind, "content": content}
-    header["sha256"] = _digest(header, tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(tensors, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the JSON content and the tensors of a file whose digest is right."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path} is a safetensors file of another program: give a {kind} that "
-                    f"{FORMAT} wrote"
-                )
-            if header.get("version") != str(VERSION):
-                raise CheckpointError(
-                    f"{path} has format version {header.get('version')}, this program reads "
-                    f"{VERSION}: use the version of {FORMAT} that wrote it"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist: give the path of a {kind}") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({_first_line(error)}): it was cut short or "
-            "damaged; use another one"
-        ) from error
-    given = header.pop("sha256", "")
-    if given != _digest(header, tensors):
-        raise CheckpointError(
-            f"{path} is damaged (its SHA-256 does not match its content): use another one"
-        )
-    if header["kind"] != kind:
-        raise CheckpointError(f"{path} is a {header['kind']}, but a {kind} is needed here")
-    content: dict[str, Any] = json.loads(header["content"])
-    return content, tensors
+    header, tensors = read_tensors(path)
+    if header.get("kind") != kind:
+        raise CheckpointError(f"{path} is a {header.get('kind')}, but a {kind} is needed here")
+    return header, tensors
 
 
-def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for key, tensor in sorted(tensors.items()):
-        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _unusable(path: Path, error: Exception) -> str:
-    return f"{path} cannot be rebuilt by this version ({_first_line(error)}): use another one"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _unusable(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().split("\n")[0]
+    return CheckpointError(f"{path} cannot be rebuilt by this version ({reason}): use another one")

@@ -13,81 +13,18 @@ so that deeper networks have more parameters, and none that do nothing.
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any
 
-from model.config import Configuration, NetworkConfig, TrainingConfig
-
-PER_BLOCK = {
-    "filters": "filters",
-    "kernel_size": "kernel_sizes",
-    "block_dropout": "block_dropouts",
-}
-"""Keys of the space that are set block by block -> fields of `NetworkConfig`."""
+from model.config import MAX_BLOCKS, Configuration, NetworkConfig, TrainingConfig
+from search.dimension import PER_BLOCK, Dimension, Suggester, nearest
 
 _NETWORK = [f.name for f in fields(NetworkConfig) if f.name not in PER_BLOCK.values()]
 _TRAINING = [f.name for f in fields(TrainingConfig) if f.name != "epochs"]
 KEYS = ("num_blocks", *PER_BLOCK, *_NETWORK, *_TRAINING)
 """Every key a space may have."""
-
-_KINDS = ("int", "float", "choice")
-
-
-class Suggester(Protocol):
-    """The part of an Optuna trial that a define-by-run space calls."""
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int: ...
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dimension:
-    """One key of the space whose value is searched."""
-
-    key: str
-    kind: str
-    low: float = 0.0
-    high: float = 0.0
-    step: float | None = None
-    log: bool = False
-    choices: tuple[Any, ...] = ()
-    per_block: bool = False
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Other keys and the values they must have for this one to exist."""
-
-    def suggest(self, suggester: Suggester, name: str) -> Any:
-        """Ask for a value of the parameter `name`."""
-        if self.kind == "choice":
-            return suggester.suggest_categorical(name, list(self.choices))
-        if self.kind == "int":
-            step = int(self.step or 1)
-            return suggester.suggest_int(
-                name, int(self.low), int(self.high), step=step, log=self.log
-            )
-        return suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-
-    def check(self, value: Any) -> None:
-        """Raise ValueError where `value` cannot be proposed for this key."""
-        if self.kind == "choice":
-            inside = value in self.choices
-            allowed = ", ".join(map(str, self.choices))
-        else:
-            allowed = f"{self.kind} from {self.low:g} to {self.high:g}"
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            inside = number and self.low <= value <= self.high
-            if inside and self.kind == "int":
-                inside = float(value).is_integer()
-        if not inside:
-            raise ValueError(f"`{self.key}` is {value!r}, but must be one of: {allowed}")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
@@ -107,7 +44,7 @@ class Space:
             if key not in KEYS:
                 raise ValueError(f"space has no key `{key}`{nearest(key, KEYS)}")
             if isinstance(value, Mapping):
-                dimensions.append(_dimension(key, value))
+                dimensions.append(Dimension.parse(key, value))
             else:
                 constants[key] = value
         if "filters" not in description:
@@ -258,51 +195,3 @@ class _Draw:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._draw.choice(choices)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean `x`?" for the known word nearest to `word`, or the list of them."""
-    match = difflib.get_close_matches(word, known, n=1)
-    if match:
-        return f"; did you mean `{match[0]}`?"
-    return f"; allowed: {', '.join(known)}"
-
-
-def _dimension(key: str, value: Mapping[str, Any]) -> Dimension:
-    allowed = (*_KINDS, "log", "step", "per_block", "when")
-    for word in value:
-        if word not in allowed:
-            raise ValueError(f"space.{key} has no key `{word}`{nearest(word, allowed)}")
-    kinds = [kind for kind in _KINDS if kind in value]
-    if len(kinds) != 1:
-        raise ValueError(f"space.{key} needs exactly one of {', '.join(_KINDS)}")
-    kind, given = kinds[0], value[kinds[0]]
-    when = {
-        name: tuple(v) if isinstance(v, list) else (v,)
-        for name, v in (value.get("when") or {}).items()
-    }
-    per_block = bool(value.get("per_block", False))
-    if per_block and key not in PER_BLOCK:
-        raise ValueError(f"space.{key} cannot be per_block; only {', '.join(PER_BLOCK)} can")
-    if not isinstance(given, list) or not given:
-        raise ValueError(f"space.{key}.{kind} is {given!r}, but must be a list")
-    if kind == "choice":
-        if len(set(map(repr, given))) != len(given):
-            raise ValueError(f"space.{key}.choice names a value twice")
-        return Dimension(
-            key=key, kind=kind, choices=tuple(given), per_block=per_block, when=when
-        )
-    if len(given) != 2 or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in given
-    ):
-        raise ValueError(f"space.{key}.{kind} is {given!r}, but must be [lowest, highest]")
-    low, high = float(given[0]), float(given[1])
-    log, step = bool(value.get("log", False)), value.get("step")
-    if low > high or (log and low <= 0) or (log and step is not None):
-        raise ValueError(
-            f"space.{key}: lowest {low:g} must be at most highest {high:g}; with log it must be"
-            " above 0, and log and step exclude each other"
-        )
-    return Dimension(
-        key=key, kind=kind, low=low, high=high, log=log, step=step, per_block=per_block, when=when
-    )

@@ -60,7 +60,11 @@ def test_the_dictionary_survives_json_and_builds_the_same_configuration() -> Non
     ("part", "values", "message"),
     [
         ("network", {"filters": [8], "filter": 3}, "network has no setting 'filter': .*'filters'"),
-        ("training", {"epochs": 1, "learning_rate": 1, "bach_size": 2}, "did you mean 'batch_size'"),
+        (
+            "training",
+            {"epochs": 1, "learning_rate": 1, "bach_size": 2},
+            "did you mean 'batch_size'",
+        ),
         ("network", {"kernel_sizes": [3]}, "network lacks 'filters'"),
         ("training", {"epochs": 1}, "training lacks 'learning_rate'"),
         ("training", "fast", "training is 'fast', but must be a mapping"),
@@ -90,7 +94,10 @@ def test_a_missing_part_is_named() -> None:
         ({"block_dropouts": (0.0, 1.0)}, "dropout of block 2 is 1.0, but must be below 1"),
         ({"dropout": float("nan")}, "dropout is nan, but must be a number from 0 to 1"),
         ({"convs_per_block": 3}, "convs_per_block is 3, .* from 1 to 2"),
-        ({"residual": True}, "residual is true with convs_per_block 1, .* set convs_per_block to 2"),
+        (
+            {"residual": True},
+            "residual is true with convs_per_block 1, .* set convs_per_block to 2",
+        ),
         ({"residual": True, "convs_per_block": 2, "padding": "valid"}, "set padding to 'same'"),
         ({"batch_norm": 1}, "batch_norm is 1, but must be true or false"),
         ({"pooling": "min"}, "pooling is 'min', but must be one of max, avg"),
