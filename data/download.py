@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +71,8 @@ def download(
                 faults[mirror] = str(error)
     told = "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
     raise DataError(
-        f"{remote.name}: could not be fetched after {num_rounds} rounds ({told}); check the "
-        "network and try again, or put the file in a folder of your own"
+        f"{remote.name}: could not be fetched in {num_rounds} rounds ({told}); check the network "
+        "and try again"
     )
 
 
@@ -108,18 +108,27 @@ def _fetch(
             temporary.unlink()
 
 
-def _pieces(remote: RemoteFile, mirror: str, timeout_seconds: float):  # type: ignore[no-untyped-def]
+def _pieces(remote: RemoteFile, mirror: str, timeout_seconds: float) -> Iterator[bytes]:
+    """Yield the file's bytes as sent; a server that calls a .gz "encoded" must not be obeyed."""
     import requests
+    import urllib3
 
     try:
-        with requests.get(mirror + remote.name, stream=True, timeout=timeout_seconds) as response:
+        with requests.get(
+            mirror + remote.name,
+            headers={"Accept-Encoding": "identity"},
+            stream=True,
+            timeout=timeout_seconds,
+        ) as response:
             if response.status_code != requests.codes.ok:
                 raise _MirrorError(f"answered HTTP {response.status_code}")
             num_bytes = 0
-            for piece in response.iter_content(_CHUNK_BYTES):
+            for piece in response.raw.stream(_CHUNK_BYTES, decode_content=False):
                 num_bytes += len(piece)
                 if num_bytes > remote.num_bytes:
                     raise _MirrorError(f"served more than {remote.num_bytes} bytes")
                 yield piece
-    except requests.RequestException as error:
-        raise _MirrorError(f"{type(error).__name__}") from error
+    except urllib3.exceptions.IncompleteRead as error:
+        raise _MirrorError(f"broke off before {remote.num_bytes} bytes were served") from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise _MirrorError(f"could not be reached ({type(error).__name__})") from error

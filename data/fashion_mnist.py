@@ -117,6 +117,10 @@ def _complete_cache(
                 progress=progress,
                 backoff_seconds=backoff_seconds,
             )
+    except DataError as error:
+        raise DataError(
+            f"{error}, or set FASHION_MNIST_DIR to a folder that has the four files"
+        ) from error
     except OSError as error:
         raise DataError(
             f"{directory}: cannot be written ({error.strerror or error}); set XDG_CACHE_HOME to "

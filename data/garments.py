@@ -1,7 +1,8 @@
 """Draw the outlines and the parts of ten kinds of garment, each kind with its own variety.
 
-Shirts, T-shirts, pullovers and coats overlap on purpose, as they do in Fashion-MNIST: sleeves of any
-length, buttons too faint to see. Not every picture can be told right.
+Shirts, T-shirts, pullovers and coats overlap on purpose, as they do in Fashion-MNIST: sleeves of
+any length, buttons too faint to see; so do high sneakers and low boots. Not every picture can be
+told right.
 """
 
 from __future__ import annotations
@@ -92,12 +93,12 @@ def _sandal(canvas: Canvas) -> Garment:
     sole = profile(x, y - (floor - rise), [(-0.85, thin * 0.6), (-0.4, thin), (0.8, thin)])
     stilt = profile(y, x - 0.72, [(floor - heel, 0.1), (floor + 0.001, canvas.draw(0.04, 0.1))])
     shape = np.minimum(sole, np.where(heel > 0.12, stilt, 9.0))
-    for low, high in ((-0.6, -0.35), (-0.2, 0.15), (0.4, 0.65)):
+    for low, high, share in ((-0.6, -0.35, 1.0), (-0.2, 0.15, 0.6), (0.4, 0.65, 0.8)):
         # A strap is half an arch that stands on the sole.
         at, size = canvas.draw(low, high), (canvas.draw(0.13, 0.26), canvas.draw(0.2, 0.5))
         base = floor - heel * np.clip((at + 0.1) / 0.8, 0, 1) ** 1.5
         arch = np.maximum(ring(canvas, (at, base), size, canvas.draw(0.02, 0.05)), y - base)
-        shape = np.minimum(shape, np.where(canvas.chance(0.75), arch, 9.0))
+        shape = np.minimum(shape, np.where(canvas.chance(share), arch, 9.0))
     return cover(shape, _PIXEL), np.ones_like(x)
 
 
@@ -114,7 +115,7 @@ def _shirt(canvas: Canvas) -> Garment:
 
 
 def _sneaker(canvas: Canvas) -> Garment:
-    height, floor = canvas.draw(0.3, 0.62), canvas.draw(0.35, 0.5)
+    height, floor = canvas.draw(0.3, 0.85), canvas.draw(0.35, 0.55)
     shape = _shoe(canvas, floor, instep=height * 0.75, ankle=height)
     sole = cover(floor - canvas.draw(0.1, 0.18) - canvas.y, _PIXEL)
     laces = np.abs(((canvas.x - canvas.y) % 0.16) - 0.08) - 0.025
@@ -140,8 +141,8 @@ def _bag(canvas: Canvas) -> Garment:
 
 
 def _ankle_boot(canvas: Canvas) -> Garment:
-    floor, height = canvas.draw(0.6, 0.8), canvas.draw(0.75, 1.5)
-    heel = canvas.draw(0.0, 0.35)
+    floor, height = canvas.draw(0.5, 0.8), canvas.draw(0.65, 1.5)
+    heel = canvas.draw(0.0, 0.3)
     lift = heel * np.clip((canvas.x + 0.2) / 0.4, 0, 1)
     upper = _shoe(canvas, floor - lift, instep=canvas.draw(0.35, 0.5), ankle=height - lift)
     block = profile(canvas.y, canvas.x - 0.62, [(floor - heel - 0.05, 0.16), (floor + 0.01, 0.1)])
@@ -190,7 +191,7 @@ def _shoe(canvas: Canvas, floor: Number, *, instep: Number, ankle: Number) -> Ar
     shaft = canvas.x > opening
     height = np.where(shaft, np.maximum(height, ankle), height)
     ends = np.maximum(-0.9 - canvas.x, canvas.x - canvas.draw(0.72, 0.85))
-    return np.maximum(np.maximum(above - height, -above), ends)
+    return np.asarray(np.maximum(np.maximum(above - height, -above), ends))
 
 
 _KINDS: tuple[Callable[[Canvas], Garment], ...] = (

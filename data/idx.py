@@ -68,10 +68,8 @@ def load_idx(directory: Path, part: Literal["train", "test"]) -> LabelledImages:
             f"{directory}: the test labels hold {strange[0]}, which never occurs in the training "
             f"labels ({', '.join(map(str, values))}); check that both are of one data set"
         )
-    if hashlib.sha256(train_labels.data).hexdigest() == _FASHION_TRAIN_LABELS:
-        classes = FASHION_CLASSES
-    else:
-        classes = tuple(str(value) for value in values)
+    is_fashion = hashlib.sha256(train_labels.data).hexdigest() == _FASHION_TRAIN_LABELS
+    classes = FASHION_CLASSES if is_fashion else tuple(str(value) for value in values)
     return pair(
         images,
         np.searchsorted(values, labels).astype(np.int64),

@@ -215,4 +215,5 @@ def _inside(rectangles: Tensor, images: Tensor) -> Tensor:
     x = torch.arange(images.shape[3], device=images.device)
     in_rows = (top <= y) & (y < bottom)  # (B, H)
     in_columns = (left <= x) & (x < right)  # (B, W)
-    return (in_rows.unsqueeze(2) & in_columns.unsqueeze(1)).unsqueeze(1)
+    both: Tensor = in_rows.unsqueeze(2) & in_columns.unsqueeze(1)
+    return both.unsqueeze(1)

@@ -1,8 +1,8 @@
 """Measure distances to simple shapes, for drawing many pictures at once.
 
-Each function returns signed distances (n, H, W) float32 for n pictures: below 0 inside the shape, in
-units of half a picture's width. Joins: `minimum` unites, `maximum` intersects, minus inverts. Number
-arguments are floats or arrays (n, 1, 1), one number a picture.
+Each shape is an array of signed distances (n, H, W) float32 for n pictures: below 0 inside the
+shape, in units of half a picture's width. Joins: `minimum` unites, `maximum` intersects, minus
+inverts. Number arguments are floats or arrays (n, 1, 1), one number a picture.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Number = float | Array
 
 
@@ -47,7 +48,7 @@ def profile(along: Array, across: Array, points: Sequence[tuple[Number, Number]]
     The shape ends at the first and the last point; `along` grows from one point to the next.
     """
     ends = np.maximum(points[0][0] - along, along - points[-1][0])
-    return np.maximum(np.abs(across) - line_through(along, points), ends)
+    return np.asarray(np.maximum(np.abs(across) - line_through(along, points), ends))
 
 
 def line_through(along: Array, points: Sequence[tuple[Number, Number]]) -> Array:
@@ -88,9 +89,9 @@ def ring(
     thickness: Number,
 ) -> Array:
     """Draw the outline of an ellipse, `thickness` to either side of the line."""
-    return np.abs(ellipse(canvas, centre, radii)) - thickness
+    return np.asarray(np.abs(ellipse(canvas, centre, radii)) - thickness)
 
 
 def cover(distance: Array, softness: Number) -> Array:
     """Turn distances into the share of each pixel that is covered, in [0, 1]."""
-    return np.clip(np.float32(0.5) - distance / softness, 0, 1)
+    return np.asarray(np.clip(0.5 - distance / softness, 0, 1))

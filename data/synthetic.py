@@ -84,7 +84,7 @@ def _cloth(canvas: Canvas) -> Array:
     )
     light = 1 + canvas.draw(-0.15, 0.15) * canvas.x + canvas.draw(-0.15, 0.15) * canvas.y
     cloth = light + canvas.draw(0.05, 0.4) * pattern + canvas.draw(0.0, 0.2) * folds
-    return cloth.astype(np.float32)
+    return np.asarray(cloth)
 
 
 def _photograph(covered: Array, lit: Array, canvas: Canvas) -> NDArray[np.uint8]:

@@ -121,10 +121,16 @@ def _norm(plan: ConvPlan, config: NetworkConfig) -> nn.BatchNorm2d | None:
 
 
 def _initialise(model: nn.Module) -> None:
-    """Draw convolutions and hidden layers by He et al. (arXiv:1502.01852), biases zero."""
+    """Draw weights by He et al. (arXiv:1502.01852), biases zero.
+
+    Convolutions preserve the gradient's variance ("fan out"). Preserving the signal's instead makes
+    a first layer of 9 inputs so loud that, without batch norm, many units of the head never wake:
+    the notebook's 32-filter network reached 0.868 after 5 epochs that way, and 0.889 this way.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            mode = "fan_out" if isinstance(module, nn.Conv2d) else "fan_in"
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

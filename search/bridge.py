@@ -19,7 +19,7 @@ from search.driver import Assignment, Driver
 from search.trial import FAILURE, METRICS, TRIAL
 
 
-class DriverSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types for it
+class DriverSearcher(Searcher):
     """Hands the driver's assignments to Tune."""
 
     def __init__(self, driver: Driver) -> None:
@@ -36,7 +36,8 @@ class DriverSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types for 
         """Accept Tune's properties: none is used."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    # Ray's annotation leaves out the word FINISHED.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the next assignment, None for none now, or that the search is finished."""
         try:
             assignment = self._driver.next()
@@ -69,17 +70,15 @@ class DriverSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types for 
         """Restore nothing."""
 
 
-class DriverScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types for it
+class DriverScheduler(FIFOScheduler):
     """Passes each epoch to the driver and its verdict back to Tune."""
 
     def __init__(self, driver: Driver) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._driver = driver
         self._placed: set[str] = set()
 
-    def on_trial_result(
-        self, tune_controller: Any, trial: Trial, result: dict[str, Any]
-    ) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the epoch and return Tune's word for the verdict."""
         number = int(result[TRIAL])
         if trial.trial_id not in self._placed:
@@ -94,9 +93,7 @@ class DriverScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
             **{key.removeprefix(prefix): result[key] for key in result if key.startswith(prefix)}
         )
         verdict = self._driver.on_epoch(number, metrics)
-        return str(
-            TrialScheduler.CONTINUE if verdict.action == "continue" else TrialScheduler.STOP
-        )
+        return str(TrialScheduler.CONTINUE if verdict.action == "continue" else TrialScheduler.STOP)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
@@ -110,6 +107,7 @@ def as_config(assignment: Assignment) -> dict[str, Any]:
         "configuration": assignment.configuration.to_dict(),
         "seed": assignment.seed,
         "checkpoint": str(assignment.checkpoint),
+        "from_epoch": assignment.from_epoch,
     }
 
 

@@ -21,7 +21,8 @@ Positive = Annotated[int, Field(gt=0)]
 class Section(BaseModel):
     """A part of the study file: unknown keys are refused, values never change after checking."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: `max_epochs: true` is a mistake, not 1.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -43,6 +44,11 @@ class DataSection(Section):
     synthetic_test: Positive = 2000
     seed: int = Field(default=0, ge=0)
     """Seed of the split, and of `synthetic`."""
+
+    @model_validator(mode="after")
+    def _can_be_loaded(self) -> DataSection:
+        self.spec()  # has bounds of its own
+        return self
 
     def spec(self) -> DataSpec:
         """Return what `data.source` needs to load the images."""
@@ -99,6 +105,16 @@ class LimitsSection(Section):
     multiply_adds: Positive | None = None
     """Per image, one forward pass."""
 
+    def refuse(self, parameters: int, multiply_adds: int) -> str:
+        """Return why a network costs more than allowed, or an empty string."""
+        for name, cost, limit in (
+            ("parameters", parameters, self.parameters),
+            ("multiply-adds", multiply_adds, self.multiply_adds),
+        ):
+            if limit is not None and cost > limit:
+                return f"{cost} {name}, but at most {limit} are allowed"
+        return ""
+
 
 class ResourcesSection(Section):
     """What one trial gets, and how many run at a time."""
@@ -114,7 +130,7 @@ class ResourcesSection(Section):
     @classmethod
     def _share(cls, value: float | str) -> float | str:
         if isinstance(value, float) and not (0 <= value <= 1 or value == int(value) > 0):
-            raise ValueError("must be a share from 0 to 1, or a whole number of GPUs")
+            raise ValueError(f"{value:g} is no share from 0 to 1, nor a whole number of GPUs")
         return value
 
 
@@ -140,9 +156,9 @@ class StudyConfig(Section):
     space: dict[str, Any]
     """Search space: see `search.space.Space`."""
     limits: LimitsSection = LimitsSection()
-    baselines: tuple[str, ...] = tuple(BASELINES)
+    baselines: tuple[str, ...] = Field(default=tuple(BASELINES), strict=False)
     """Networks run as the first trials, by name."""
-    points: tuple[dict[str, Any], ...] = ()
+    points: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
     """The user's own configurations, as values of the space's parameters, run after the baselines;
     a parameter that is left out is proposed by the sampler."""
     sampler: SamplerSection = SamplerSection()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from search.config import StudyConfig
-from search.space import nearest
+from search.config_error import ConfigError as ConfigError
+from search.config_error import Place, explain
+from search.dimension import nearest
 
 PRESETS = Path(__file__).parent / "presets"
-_MAX_BYTES = 1 << 20  # a study file is a page or two; YAML aliases could blow up a larger one
-
-
-class ConfigError(ValueError):
-    """A study file that cannot be used: one line that says where, what is allowed, what to do."""
+_MAX_BYTES = 1 << 20  # a study file is a page or two
+_MAX_DEPTH = 20
+_MAX_VALUES = 10_000  # aliases of aliases could make a small file endless
 
 
 def preset_names() -> list[str]:
@@ -46,7 +45,7 @@ def load_config(
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_first_error(error, tree, lines, path)) from None
+        raise ConfigError(explain(error, tree, lines, str(path))) from None
 
 
 def dump_config(config: StudyConfig) -> str:
@@ -54,7 +53,7 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -63,28 +62,36 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
         raise ConfigError(f"{path}: {len(raw)} bytes, but a study file has at most {_MAX_BYTES}")
     try:
         text = raw.decode("utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[tuple[Any, ...], str] = {}
-        if node is not None:
-            _note_lines(node, (), lines, path, depth=0)
         tree = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested deeper than {_MAX_DEPTH} levels") from None
+    except Exception:  # PyYAML's constructors raise whatever comes: `!!bool x` is a KeyError
+        raise ConfigError(f"{path}: not YAML: a value does not fit its tag (!!...)") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds {type(tree).__name__}, but a study file is a mapping")
+        holds = "nothing" if tree is None else f"one {type(tree).__name__}"
+        raise ConfigError(
+            f"{path}: holds {holds}, but a study file is a mapping with `space` and `budget`"
+        )
+    assert node is not None
+    lines: dict[Place, str] = {}
+    _note_lines(node, (), lines, path)
     return tree, lines
 
 
-def _note_lines(
-    node: yaml.Node, at: tuple[Any, ...], lines: dict[tuple[Any, ...], str], path: Path, depth: int
-) -> None:
-    if depth > 20:
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: nested deeper than 20 levels")
+def _note_lines(node: yaml.Node, at: Place, lines: dict[Place, str], path: Path) -> None:
+    if len(at) > _MAX_DEPTH:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"{path}:{line}: nested deeper than {_MAX_DEPTH} levels")
+    if len(lines) >= _MAX_VALUES:
+        raise ConfigError(f"{path}: holds more than {_MAX_VALUES} values, aliases included")
     lines[at] = f"{path}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -93,20 +100,20 @@ def _note_lines(
             if key.value in seen:
                 raise ConfigError(f"{line}: `{key.value}` stands twice")
             seen.add(str(key.value))
-            _note_lines(value, (*at, key.value), lines, path, depth + 1)
+            _note_lines(value, (*at, key.value), lines, path)
             lines[(*at, key.value)] = line
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _note_lines(item, (*at, index), lines, path, depth + 1)
+            _note_lines(item, (*at, index), lines, path)
 
 
-def _apply(tree: dict[str, Any], lines: dict[tuple[Any, ...], str], override: str) -> None:
+def _apply(tree: dict[str, Any], lines: dict[Place, str], override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator or not key:
+    if not separator or not all(key.split(".")):
         raise ConfigError(f"--set {override!r}: must be KEY=VALUE, e.g. asha.reduction_factor=4")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # as above
         raise ConfigError(f"--set {override!r}: the value is not YAML") from None
     place, path = tree, tuple(key.split("."))
     for part in path[:-1]:
@@ -123,47 +130,4 @@ def _apply(tree: dict[str, Any], lines: dict[tuple[Any, ...], str], override: st
 def _fresh(place: dict[str, Any], part: str) -> dict[str, Any]:
     place[part] = {}
     section: dict[str, Any] = place[part]
-    return section
-
-
-def _first_error(
-    error: ValidationError,
-    tree: Mapping[str, Any],
-    lines: Mapping[tuple[Any, ...], str],
-    path: Path,
-) -> str:
-    first = error.errors(include_url=False)[0]
-    at = tuple(first["loc"])
-    # The longest part of the place that stands in the file: a missing key has only its section.
-    known = next((at[:end] for end in range(len(at), -1, -1) if at[:end] in lines), ())
-    where = lines.get(known, str(path))
-    name = ".".join(map(str, at))
-    if first["type"] == "extra_forbidden":
-        section = _section_at(at[:-1])
-        allowed = tuple(section.model_fields) if section else ()
-        return f"{where}: no key `{name}`{nearest(str(at[-1]), allowed)}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if first["type"] == "value_error":
-        # Our own messages name the key: find its line where it is one of the space's.
-        for key in tree.get("space") or {} if isinstance(tree.get("space"), dict) else {}:
-            if f"space.{key}" in message or f"no key `{key}`" in message:
-                where = lines.get(("space", key), where)
-                break
-        return f"{where}: {name + ': ' if name else ''}{message}"
-    given = "" if first["type"] == "missing" else f" is {first['input']!r}, but"
-    return f"{where}: `{name}`{given} {message.replace('input should', 'must')}"
-
-
-def _section_at(at: tuple[Any, ...]) -> type[BaseModel] | None:
-    section: type[BaseModel] = StudyConfig
-    for part in at:
-        found = section.model_fields.get(str(part))
-        candidates = [] if found is None else [found.annotation, *typing.get_args(found.annotation)]
-        inner = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
-        )
-        if inner is None:
-            return None
-        section = inner
     return section

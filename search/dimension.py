@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 PER_BLOCK = {
@@ -69,6 +71,11 @@ class Dimension:
             )
         low, high = _range(key, kind, given, log=log)
         step = _step(key, kind, description.get("step"), log=log)
+        if step is not None and not _is_whole((high - low) / step):
+            raise ValueError(
+                f"space.{key}.{kind} is {given!r}, but the highest must be a whole number of steps"
+                f" of {step:g} above the lowest"
+            )
         return cls(
             key=key,
             kind=kind,
@@ -91,25 +98,22 @@ class Dimension:
             )
         return suggester.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
-    def check(self, value: Any) -> None:
-        """Raise ValueError where `value` cannot be proposed for this key."""
+    def check(self, value: Any, name: str | None = None) -> None:
+        """Raise ValueError where `value` cannot be proposed for the parameter `name`."""
         if self.kind == "choice":
-            inside = value in self.choices
+            inside = any(map(partial(_same, value), self.choices))
             allowed = f"one of: {', '.join(map(str, self.choices))}"
         else:
             steps = "" if self.step is None else f" in steps of {self.step:g}"
             kind = "a whole number" if self.kind == "int" else "a number"
             allowed = f"{kind} from {self.low:g} to {self.high:g}{steps}"
             inside = _is_number(value) and self.low <= value <= self.high and self._on_grid(value)
+            inside = inside and (self.kind == "float" or isinstance(value, int))
         if not inside:
-            raise ValueError(f"`{self.key}` is {value!r}, but must be {allowed}")
+            raise ValueError(f"`{name or self.key}` is {value!r}, but must be {allowed}")
 
     def _on_grid(self, value: float) -> bool:
-        step = self.step or (1.0 if self.kind == "int" else None)
-        if step is None:
-            return True
-        steps = (value - self.low) / step
-        return abs(steps - round(steps)) < 1e-8  # Optuna's own tolerance
+        return self.step is None or _is_whole((value - self.low) / self.step)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -174,6 +178,16 @@ def _step(key: str, kind: str, given: Any, *, log: bool) -> float | None:
     if log:
         raise ValueError(f"space.{key} has log and step, which exclude each other")
     return float(given)
+
+
+def _same(value: Any, choice: Any) -> bool:
+    # Not `==` alone: to Python 1 is True and 32.0 is 32, to a configuration they are not.
+    alike = type(value) is type(choice) or (type(value), type(choice)) == (int, float)
+    return alike and bool(value == choice)
+
+
+def _is_whole(number: float) -> bool:
+    return math.isclose(number, round(number), rel_tol=0, abs_tol=1e-8)  # Optuna's own tolerance
 
 
 def _is_number(value: Any) -> bool:

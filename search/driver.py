@@ -8,7 +8,6 @@ starts from the record alone.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,22 @@ from typing import Literal, Protocol
 from optuna.trial import TrialState
 
 from data.images import ImageShape
-from model.geometry import network_cost
 from model.config import Configuration
+from model.geometry import network_cost
 from model.train import EpochMetrics
 from search.asha import Asha, Decision
-from search.config import LimitsSection
+from search.restore import Ending, ending, recall, score
 from search.sampler import Proposer
-from search.study import Study
+from search.study import Outcome, Study
 
 _MOST_REFUSALS = 200
-_MOST_ATTEMPTS = 4  # a lost worker is not the trial's fault; a trial that always loses it may be
+_MOST_LOSSES = 4  # a lost worker is not the trial's fault; a trial that always loses it may be
+_STATES: dict[Outcome, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "infeasible": TrialState.FAIL,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +45,8 @@ class Assignment:
     seed: int
     checkpoint: Path
     """Where the trial's checkpoint is written, and read from when it exists."""
+    from_epoch: int = 0
+    """Epochs of the trial that the record holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +67,14 @@ class Observer(Protocol):
         """Note that an epoch was recorded."""
 
     def ended(self, trial: int, outcome: str, reason: str) -> None:
-        """Note that a trial ended."""
+        """Note that a trial ended; only trials that started are told of."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Open:
-    assignment: Assignment
-    best: float = -math.inf
-    epoch: int = 0
+    attempt: int
+    scores: dict[int, float]
+    """Epoch -> validation accuracy, over all attempts."""
 
 
 class Driver:
@@ -104,11 +111,16 @@ class Driver:
             min_competitors=config.asha.min_competitors,
         )
         self._open: dict[int, _Open] = {}
-        self._in_flight: list[int] = []
-        self._epochs = 0
-        self._proposed = 0
+        self._announced: set[int] = set()
         self._stop_reason = ""
-        self._restore()
+        past = recall(study)
+        self._in_flight = list(past.in_flight)
+        self._epochs, self._proposed = past.num_epochs, past.num_trials
+        for trial, epoch, value in past.scores:
+            self._asha.restore(trial, epoch, value)
+        study.record.close_attempts("the driver ended before it")
+        for trial, end in past.unsettled:
+            self._end(trial, end)
         self._started = clock() - study.record.spent_seconds("search")
 
     @property
@@ -136,20 +148,22 @@ class Driver:
         Raises:
             ValueError: The space yields no network that fits the images and the limits.
         """
+        if not self._stop_reason and (spent := self._out_of_resources()):
+            while self._in_flight:
+                self._end(self._in_flight.pop(0), _budget_ended(spent))
         if self.done or len(self._open) >= self._slots:
             return None
-        if self._in_flight:
-            return self._hand_out(self._in_flight.pop(0))
         for _ in range(_MOST_REFUSALS):
-            proposal = self._proposer.ask()
+            again = self._in_flight.pop(0) if self._in_flight else None
+            proposal = self._proposer.ask(again)
             refusal = proposal.refusal
             if proposal.configuration is not None:
                 refusal = self._refuse(proposal.number, proposal.configuration)
             if not refusal:
-                self._proposed += 1
+                self._proposed += again is None
                 return self._hand_out(proposal.number)
-            self._proposer.note(proposal.number, infeasible=True, reason=refusal)
-            self._proposer.tell(proposal.number, TrialState.FAIL)
+            self._proposed -= again is not None
+            self._end(proposal.number, Ending(outcome="infeasible", reason=refusal))
         raise ValueError(
             f"{_MOST_REFUSALS} proposals in a row make no network that fits; the last one:"
             f" {refusal}. Widen `limits` or change `space`"
@@ -157,65 +171,62 @@ class Driver:
 
     def place(self, trial: int, *, node: str, pid: int) -> None:
         """Record which worker process runs a trial."""
-        attempt = self._open[trial].assignment.attempt
+        attempt = self._open[trial].attempt
         self._study.record.place_attempt(trial, attempt, node=node, pid=pid)
 
     def on_epoch(self, trial: int, metrics: EpochMetrics) -> Verdict:
         """Record an epoch, decide, and end the trial where the verdict is stop."""
         entry = self._open[trial]
-        config = self._study.config
-        value = metrics.val_accuracy
-        finite = value is not None and math.isfinite(value) and math.isfinite(metrics.train_loss)
-        finite = finite and metrics.val_loss is not None and math.isfinite(metrics.val_loss)
+        value = score(metrics)
         decision = None
-        if finite and value is not None:
-            entry.best = max(entry.best, value)
-            decision = self._asha.decide(trial, metrics.epoch, entry.best)
-        entry.epoch = metrics.epoch
-        self._epochs += 1
-        self._study.record.add_epoch(
-            trial, entry.assignment.attempt, metrics, [decision] if decision else []
-        )
-        if finite and value is not None:
+        self._epochs += metrics.epoch not in entry.scores
+        if value is not None:
+            # An epoch that is trained again, from an older checkpoint, does not know later ones.
+            earlier = [v for epoch, v in entry.scores.items() if epoch < metrics.epoch]
+            decision = self._asha.decide(trial, metrics.epoch, max([value, *earlier]))
+            # Optuna first: the worker tells an epoch again that the record does not hold.
             self._proposer.report(trial, epoch=metrics.epoch, value=value)
+            entry.scores[metrics.epoch] = value
+        self._study.record.add_epoch(trial, entry.attempt, metrics, [decision] if decision else [])
         for observer in self._observers:
             observer.epoch(trial, metrics, decision)
-        if not finite:
-            reason = f"diverged: the loss is not finite at epoch {metrics.epoch}"
-            self._end(trial, "infeasible", reason)
-        elif metrics.epoch >= config.max_epochs:
-            self._end(trial, "complete", f"trained for all {metrics.epoch} epochs")
-        elif decision is not None and decision.action == "stop":
-            self._end(trial, "pruned", decision.reason)
-        elif self._stop_reason:
+        stopped = decision.reason if decision is not None and decision.action == "stop" else ""
+        end = ending(metrics, stopped, max_epochs=self._study.config.max_epochs)
+        if end is None and self._stop_reason:
             # Stays open in the record: it goes on from its checkpoint when the study does.
             self._open.pop(trial)
             self._study.record.end_attempt(
-                trial, entry.assignment.attempt, outcome="stopped", reason=self._stop_reason
+                trial, entry.attempt, outcome="stopped", reason=self._stop_reason
             )
             return Verdict(action="stop", reason=self._stop_reason)
-        elif spent := self._out_of_resources():
-            self._end(trial, "pruned", f"the budget ended: {spent}")
-        else:
+        if end is None and (spent := self._out_of_resources()):
+            end = _budget_ended(spent)
+        if end is None:
             return Verdict(action="continue")
-        return Verdict(action="stop")
+        self._end(trial, end)
+        return Verdict(action="stop", reason=end.reason)
 
-    def on_failure(self, trial: int, reason: str) -> None:
-        """End a trial whose own code failed; `reason` is the last line of its traceback."""
-        self._end(trial, "failed", reason)
+    def on_failure(self, trial: int, trace: str) -> None:
+        """End a trial whose own code failed; the last line of the traceback is its reason."""
+        reason = (trace.strip() or "failed without a message").splitlines()[-1]
+        self._end(trial, Ending(outcome="failed", reason=reason), detail=trace)
 
     def on_lost(self, trial: int, reason: str) -> None:
         """Hand a trial whose worker died out again, from its checkpoint, a few times."""
         entry = self._open.get(trial)
         if entry is None:
             return
-        attempt = entry.assignment.attempt
-        if attempt >= _MOST_ATTEMPTS:
-            self._end(trial, "failed", f"its worker died {attempt} times: {reason}")
-            return
         self._open.pop(trial)
-        self._study.record.end_attempt(trial, attempt, outcome="lost", reason=reason)
-        self._in_flight.append(trial)
+        self._study.record.end_attempt(trial, entry.attempt, outcome="lost", reason=reason)
+        losses = sum(
+            attempt["trial"] == trial and attempt["outcome"] == "lost"
+            for attempt in self._study.record.attempts()
+        )
+        if losses >= _MOST_LOSSES:
+            why = f"its worker died {losses} times: {reason}"
+            self._end(trial, Ending(outcome="failed", reason=why))
+        else:
+            self._in_flight.append(trial)
 
     def _hand_out(self, trial: int) -> Assignment:
         plan = self._study.trial(trial)
@@ -230,9 +241,11 @@ class Driver:
             configuration=Configuration.from_dict(plan.configuration),
             seed=derive_seed(self._study.config.seed, "trial", trial),
             checkpoint=folder / "last.safetensors",
+            from_epoch=last,
         )
-        best = max((row.val_accuracy for row in plan.epochs if row.val_accuracy), default=-math.inf)
-        self._open[trial] = _Open(assignment=assignment, best=best, epoch=last)
+        scores = {row.epoch: value for row in plan.epochs if (value := score(row)) is not None}
+        self._open[trial] = _Open(attempt=attempt, scores=scores)
+        self._announced.add(trial)
         for observer in self._observers:
             observer.started(assignment, plan.origin)
         return assignment
@@ -242,29 +255,24 @@ class Driver:
             cost = network_cost(configuration.network, self._shape)
         except ValueError as error:
             return str(error)
-        self._proposer.note(
-            trial, parameters=cost.parameters, multiply_adds=cost.multiply_adds
-        )
-        return over_limits(cost.parameters, cost.multiply_adds, self._study.config.limits)
+        self._proposer.note(trial, parameters=cost.parameters, multiply_adds=cost.multiply_adds)
+        return self._study.config.limits.refuse(cost.parameters, cost.multiply_adds)
 
-    def _end(
-        self, trial: int, outcome: Literal["complete", "pruned", "failed", "infeasible"], why: str
-    ) -> None:
-        entry = self._open.pop(trial)
-        self._study.record.end_attempt(
-            trial, entry.assignment.attempt, outcome=outcome, reason=why
-        )
-        self._proposer.note(trial, reason=why)
-        if outcome == "infeasible":
+    def _end(self, trial: int, end: Ending, *, detail: str = "") -> None:
+        entry = self._open.pop(trial, None)
+        if entry is not None:
+            self._study.record.end_attempt(
+                trial, entry.attempt, outcome=end.outcome, reason=detail or end.reason
+            )
+        self._proposer.note(trial, reason=end.reason)
+        if end.outcome == "infeasible":
             self._proposer.note(trial, infeasible=True)
-        if outcome == "complete":
-            self._proposer.tell(trial, TrialState.COMPLETE, entry.best)
-        elif outcome == "pruned":
-            self._proposer.tell(trial, TrialState.PRUNED)
-        else:
-            self._proposer.tell(trial, TrialState.FAIL)
-        for observer in self._observers:
-            observer.ended(trial, outcome, why)
+        value = self._study.trial(trial).value if end.outcome == "complete" else None
+        self._proposer.tell(trial, _STATES[end.outcome], value)
+        if trial in self._announced:
+            self._announced.remove(trial)
+            for observer in self._observers:
+                observer.ended(trial, end.outcome, end.reason)
 
     def _spent(self) -> str:
         trials = self._study.config.budget.trials
@@ -280,31 +288,9 @@ class Driver:
             return f"{budget.seconds:g} seconds"
         return ""
 
-    def _restore(self) -> None:
-        best: dict[int, float] = {}
-        for trial in self._study.trials():
-            refused = trial.outcome == "infeasible" and not trial.epochs
-            if trial.outcome == "waiting" or refused:
-                continue
-            self._proposed += 1
-            self._epochs += len(trial.epochs)
-            if trial.outcome == "running":
-                self._in_flight.append(trial.number)
-            for row in trial.epochs:
-                if row.val_accuracy is not None:
-                    best[row.trial] = max(best.get(row.trial, -math.inf), row.val_accuracy)
-                    self._asha.restore(row.trial, row.epoch, best[row.trial])
 
-
-def over_limits(parameters: int, multiply_adds: int, limits: LimitsSection) -> str:
-    """Return why a network costs more than `limits` allow, or an empty string."""
-    for name, cost, limit in (
-        ("parameters", parameters, limits.parameters),
-        ("multiply-adds", multiply_adds, limits.multiply_adds),
-    ):
-        if limit is not None and cost > limit:
-            return f"{cost} {name}, but at most {limit} are allowed"
-    return ""
+def _budget_ended(spent: str) -> Ending:
+    return Ending(outcome="pruned", reason=f"the budget ended: {spent}")
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:

@@ -109,6 +109,7 @@ class Record:
     def __init__(self, engine: sa.Engine) -> None:
         """Create the tables where they are missing; a SQLite file is put in WAL mode."""
         self._engine = engine
+        self._session: int | None = None
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _on_sqlite_connect)
             engine.dispose()  # connections made before do not have the settings
@@ -137,8 +138,9 @@ class Record:
                         trial=trial, epoch=metrics.epoch, at=now, **asdict(decision)
                     )
                 )
+            # Only our own session: one that was killed was not seen again.
             connection.execute(
-                _sessions.update().where(_sessions.c.ended_at.is_(None)).values(seen_at=now)
+                _sessions.update().where(_sessions.c.id == self._session).values(seen_at=now)
             )
 
     def start_attempt(self, trial: int, *, from_epoch: int) -> int:
@@ -163,6 +165,23 @@ class Record:
         """Record how an attempt ended."""
         self._update_attempt(trial, attempt, ended_at=time.time(), outcome=outcome, reason=reason)
 
+    def close_attempts(self, reason: str) -> None:
+        """End, as stopped, the attempts that a killed driver left open, where last seen."""
+        seen = sa.func.coalesce(
+            sa.select(sa.func.max(_epochs.c.at))
+            .where(
+                (_epochs.c.trial == _attempts.c.trial) & (_epochs.c.attempt == _attempts.c.attempt)
+            )
+            .scalar_subquery(),
+            _attempts.c.started_at,
+        )
+        with self._engine.begin() as connection:
+            connection.execute(
+                _attempts.update()
+                .where(_attempts.c.ended_at.is_(None))
+                .values(ended_at=seen, outcome="stopped", reason=reason)
+            )
+
     def add_look(self, *, reason: str, models: str, broke_seal: bool) -> None:
         """Record one look at the test set: why, and the SHA-256 of each model (JSON)."""
         with self._engine.begin() as connection:
@@ -183,7 +202,8 @@ class Record:
             )
         key = result.inserted_primary_key
         assert key is not None
-        return int(key[0])
+        self._session = int(key[0])
+        return self._session
 
     def end_session(self, session: int) -> None:
         """Record that a driver left the study in good order."""

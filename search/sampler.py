@@ -43,20 +43,30 @@ class Proposer:
         self._section = section
         self._seed = seed
 
-    def ask(self) -> Proposal:
-        """Propose the next trial: enqueued ones first, then the sampler's."""
+    def ask(self, again: int | None = None) -> Proposal:
+        """Propose the next trial: enqueued ones first, then the sampler's.
+
+        `again` is the number of a trial that was begun before. Where a killed driver left its
+        proposal half made, the rest is drawn now: then it may not be what it would have been.
+        """
+        if again is not None:
+            self._study.sampler = self._sampler(again)
+            return self._propose(self._trial(again))
         # Counting in the storage: the number that `ask` is about to give.
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         number = waiting[0].number if waiting else len(self._study.get_trials(deepcopy=False))
         self._study.sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number, "another process writes to this study"
-        given = trial.user_attrs.get("configuration")
-        if given is not None:  # a baseline: outside the space, or partly so
+        return self._propose(trial)
+
+    def _propose(self, trial: optuna.Trial) -> Proposal:
+        number = trial.number
+        if "fixed" in trial.user_attrs:  # a baseline: outside the space, or partly so
             self._suggest_fixed(trial)
-            return Proposal(
-                number=number, configuration=Configuration.from_dict(given), refusal=""
-            )
+        given = trial.user_attrs.get("configuration")
+        if given is not None:
+            return Proposal(number=number, configuration=Configuration.from_dict(given), refusal="")
         values = self._space.suggest(trial)
         try:
             configuration = self._space.configuration(values)
@@ -66,11 +76,10 @@ class Proposer:
         return Proposal(number=number, configuration=configuration, refusal="")
 
     def report(self, number: int, *, epoch: int, value: float) -> None:
-        """Tell the value of one epoch; an epoch that was told before is left as it was."""
-        trial = self._trial(number)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "already reported": an epoch trained again
-            trial.report(value, epoch)
+        """Tell the value of one epoch; an epoch that was told before is replaced."""
+        # Not `Trial.report`, which keeps the first value of an epoch that is trained again.
+        key = self._trial(number)._trial_id
+        self._study._storage.set_trial_intermediate_value(key, epoch, value)
 
     def note(self, number: int, **facts: Any) -> None:
         """Write facts (JSON-plain) on a trial."""
@@ -108,4 +117,3 @@ class Proposer:
                 constant_liar=True,
                 n_startup_trials=self._section.startup_trials,
             )
-

@@ -26,6 +26,7 @@ _TRAINING = [f.name for f in fields(TrainingConfig) if f.name != "epochs"]
 KEYS = ("num_blocks", *PER_BLOCK, *_NETWORK, *_TRAINING)
 """Every key a space may have."""
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
     """Searched dimensions in order of asking, and the constants around them."""
@@ -42,7 +43,7 @@ class Space:
         constants: dict[str, Any] = {}
         for key, value in description.items():
             if key not in KEYS:
-                raise ValueError(f"space has no key `{key}`{nearest(key, KEYS)}")
+                raise ValueError(f"space has no key `{key}`{nearest(str(key), KEYS)}")
             if isinstance(value, Mapping):
                 dimensions.append(Dimension.parse(key, value))
             else:
@@ -52,6 +53,7 @@ class Space:
         # The number of blocks comes first: it says how many per-block parameters there are.
         dimensions.sort(key=lambda dimension: dimension.key != "num_blocks")
         space = cls(dimensions=tuple(dimensions), constants=constants, epochs=epochs)
+        space._check_num_blocks()
         space._check_conditions()
         space._check_some_combination_works()
         return space
@@ -87,12 +89,29 @@ class Space:
         return Configuration.from_dict({"network": network, "training": training})
 
     def check_point(self, point: Mapping[str, Any]) -> None:
-        """Raise ValueError where a user's point names an unknown parameter or leaves its range."""
+        """Raise ValueError where a user's point is not one of this space.
+
+        That is an unknown parameter, one out of its range, or one that does not exist beside the
+        other values of the point: it would be left out without a word.
+        """
         known = {name: dimension for dimension in self.dimensions for name in self._all(dimension)}
         for name, value in point.items():
             if name not in known:
                 raise ValueError(f"no parameter `{name}`{nearest(name, tuple(known))}")
-            known[name].check(value)
+            known[name].check(value, name)
+        settled = {**self.constants, **point}
+        searched = {dimension.key for dimension in self.dimensions}
+        for name in point:
+            dimension = known[name]
+            for key, allowed in dimension.when.items():
+                if key in settled and settled[key] not in allowed:
+                    raise ValueError(
+                        f"`{name}` exists only where `{key}` is {_either(allowed)}, but it is"
+                        f" {settled[key]}"
+                    )
+            counted = "num_blocks" in settled or "num_blocks" not in searched
+            if counted and name not in self._names(dimension, settled):
+                raise ValueError(f"`{name}` is given for {self._num_blocks(settled)} blocks")
 
     def representable(self, configuration: Configuration) -> dict[str, Any]:
         """Return those parameters of this space that can express `configuration`, with its values.
@@ -103,8 +122,11 @@ class Space:
         plain = configuration.to_dict()
         network, training = plain["network"], plain["training"]
         num_blocks = len(network["filters"])
+        settled = network | training | {"num_blocks": num_blocks}
         values: dict[str, Any] = {}
         for dimension in self.dimensions:
+            if not self._exists(dimension, settled):
+                continue
             found: dict[str, Any] = {}
             if dimension.key == "num_blocks":
                 found["num_blocks"] = num_blocks
@@ -115,7 +137,7 @@ class Space:
                 names = self._names(dimension, {"num_blocks": num_blocks})
                 found = dict(zip(names, per_block, strict=False))
             else:
-                found[dimension.key] = (network | training)[dimension.key]
+                found[dimension.key] = settled[dimension.key]
             for name, value in found.items():
                 try:
                     dimension.check(value)
@@ -152,17 +174,45 @@ class Space:
             for key, allowed in dimension.when.items()
         )
 
-    def _check_conditions(self) -> None:
-        earlier = set(self.constants)
+    def _check_num_blocks(self) -> None:
+        given: Any = self.constants.get("num_blocks", 1)
+        bounds: tuple[Any, ...] = (given,)
         for dimension in self.dimensions:
-            for key in dimension.when:
+            if dimension.key == "num_blocks":
+                whole = dimension.kind != "float"
+                bounds = dimension.choices or (int(dimension.low), int(dimension.high))
+                bounds = bounds if whole else (None,)
+        for bound in bounds:
+            if type(bound) is not int or not 1 <= bound <= MAX_BLOCKS:
+                raise ValueError(
+                    f"space.num_blocks must be a whole number from 1 to {MAX_BLOCKS}, or"
+                    " {int: [lowest, highest]} of such"
+                )
+
+    def _check_conditions(self) -> None:
+        earlier: dict[str, Dimension | None] = dict.fromkeys(self.constants)
+        for dimension in self.dimensions:
+            for key, allowed in dimension.when.items():
                 if key not in earlier:
                     raise ValueError(
                         f"space.{dimension.key}.when names `{key}`, which must be a key of the"
                         f" space that stands before it{nearest(key, tuple(earlier))}"
                     )
+                for value in allowed:
+                    self._check_possible(f"space.{dimension.key}.when", key, value, earlier[key])
             if not dimension.per_block:
-                earlier.add(dimension.key)
+                earlier[dimension.key] = dimension
+
+    def _check_possible(
+        self, place: str, key: str, value: Any, dimension: Dimension | None
+    ) -> None:
+        if dimension is None and value != self.constants[key]:
+            raise ValueError(f"{place}: `{key}` is never {value!r}, always {self.constants[key]!r}")
+        if dimension is not None:
+            try:
+                dimension.check(value)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
 
     def _check_some_combination_works(self) -> None:
         # A space none of whose draws makes a network is refused now, not trial by trial.
@@ -195,3 +245,7 @@ class _Draw:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._draw.choice(choices)
+
+
+def _either(values: Sequence[Any]) -> str:
+    return " or ".join(map(str, values))

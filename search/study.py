@@ -1,6 +1,6 @@
 """The record of a study: one folder, one database. Everything reads it; only the driver writes it.
 
-    runs/<study>/config.yaml  study.db  trials/t0007/  final/  export/  result.json  report.html
+runs/<study>/config.yaml  study.db  trials/t0007/  final/  export/  result.json  report.html
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 from search.record import EpochRow, Record
 
-State = Literal["created", "searching", "stopped", "searched", "retraining", "retrained", "finished"]
+State = Literal[
+    "created", "searching", "stopped", "searched", "retraining", "retrained", "finished"
+]
 """`stopped`: the search was interrupted before its budget was spent."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen
@@ -64,13 +66,16 @@ class Trial:
     @property
     def best_epoch(self) -> int | None:
         """Return the first epoch with the highest validation accuracy."""
-        scored = [(row.val_accuracy, -row.epoch) for row in self.epochs if row.val_accuracy]
+        scored = [
+            (row.val_accuracy, -row.epoch) for row in self.epochs if row.val_accuracy is not None
+        ]
         return -max(scored)[1] if scored else None
 
     @property
     def value(self) -> float | None:
         """Return the highest validation accuracy so far: what is searched for."""
-        return max((row.val_accuracy for row in self.epochs if row.val_accuracy), default=None)
+        scores = [row.val_accuracy for row in self.epochs if row.val_accuracy is not None]
+        return max(scores, default=None)
 
 
 class Study:
@@ -138,7 +143,7 @@ def create(
     Raises:
         StudyError: The folder exists and is not empty, or cannot be made.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StudyError(f"{folder} exists; give another name with --name, or remove the folder")
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
@@ -150,7 +155,6 @@ def create(
         storage=_storage(folder), study_name=folder.name, direction="maximize"
     )
     opened = Study(folder, config, study)
-    opened.note("format", FORMAT)
     opened.note("environment", dict(environment))
     for key, value in facts.items():
         opened.note(key, value)
@@ -162,6 +166,7 @@ def create(
     for index, point in enumerate(config.points, start=1):
         study.enqueue_trial(dict(point), user_attrs={"origin": f"point {index}"})
     opened.set_state("created")
+    opened.note("format", FORMAT)  # last: what has no format was not made to its end
     return opened
 
 
@@ -174,19 +179,22 @@ def open_study(folder: Path) -> Study:
     if not (folder / "study.db").is_file() or not (folder / "config.yaml").is_file():
         raise StudyError(f"{folder} holds no study (config.yaml and study.db); see `status`")
     try:
-        config = load_config(folder / "config.yaml")
         study = optuna.load_study(storage=_storage(folder), study_name=None)
-    except ConfigError as error:
-        raise StudyError(str(error)) from None
+        written = study.user_attrs.get("format")
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise StudyError(f"{folder / 'study.db'} cannot be read: {reason}") from None
-    written = study.user_attrs.get("format", 0)
+    if written is None:
+        raise StudyError(f"{folder} was not made to its end; remove the folder and begin again")
     if written > FORMAT:
         raise StudyError(
             f"{folder} was written by a newer version (format {written}, this reads {FORMAT});"
             " update fashion-search"
         )
+    try:
+        config = load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise StudyError(str(error)) from None
     return Study(folder, config, study)
 
 
@@ -201,9 +209,7 @@ def best_of(trials: list[Trial]) -> Trial | None:
     The one definition of "best". Ties go to the smaller network, then to the earlier trial.
     """
     scored = [t for t in trials if t.value is not None and t.outcome in ("complete", "pruned")]
-    return min(
-        scored, key=lambda t: (-(t.value or 0.0), t.parameters or 0, t.number), default=None
-    )
+    return min(scored, key=lambda t: (-(t.value or 0.0), t.parameters or 0, t.number), default=None)
 
 
 def describe_environment(checkout: Path) -> dict[str, str]:

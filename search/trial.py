@@ -12,6 +12,7 @@ import platform
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ TRIAL, FAILURE, METRICS = "trial", "failure", "metrics"
 
 class TrialWorker(tune.Trainable):
     """Trains the trials handed to one slot, one after the other."""
+
+    _epochs: Iterator[EpochMetrics] | None
 
     def setup(
         self,
@@ -86,24 +89,28 @@ class TrialWorker(tune.Trainable):
         self._config = dict(config)
         self._trial = int(config[TRIAL])
         self._checkpoint = Path(config["checkpoint"])
-        self._epochs: Iterator[EpochMetrics] | None = None
+        self._epochs = None
 
     def _start(self) -> Iterator[EpochMetrics]:
         configuration = Configuration.from_dict(self._config["configuration"])
-        self._training = self._resume(configuration)
-        return fit(self._training, self._train, self._validation)
+        self._training, written = self._resume(configuration)
+        epochs = fit(self._training, self._train, self._validation)
+        if self._training.epoch > int(self._config["from_epoch"]):
+            # The worker before this one died between writing the checkpoint and reporting it.
+            return chain([EpochMetrics(**written)], epochs)
+        return epochs
 
-    def _resume(self, configuration: Configuration) -> Training:
+    def _resume(self, configuration: Configuration) -> tuple[Training, dict[str, Any]]:
         if self._checkpoint.exists():
             try:
-                training, _ = load_checkpoint(self._checkpoint, self._device)
+                training, written = load_checkpoint(self._checkpoint, self._device)
             except CheckpointError as error:
                 print(f"{error}; trial {self._trial} starts again from its first epoch")
             else:
                 if training.configuration == configuration:
-                    return training
+                    return training, written
         mean, std = self._pixels
-        return Training.start(
+        training = Training.start(
             configuration,
             self._shape,
             mean=mean,
@@ -111,3 +118,4 @@ class TrialWorker(tune.Trainable):
             seed=int(self._config["seed"]),
             device=self._device,
         )
+        return training, {}

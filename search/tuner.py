@@ -118,7 +118,7 @@ def run_search(
                 num_cpus=slots.count * slots.threads,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 object_store_memory=_object_store_bytes(train, validation),
             )
             stop_on_signals(driver)

@@ -1,5 +1,6 @@
 """The network is what its configuration says, and its cost is known before it is built."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +21,15 @@ VARIANTS: list[dict[str, Any]] = [
     {"filters": (6,), "batch_norm": False, "pooling": "avg", "block_dropouts": (0.3,)},
     {"filters": (6, 6), "batch_norm": False, "convs_per_block": 2, "residual": True},
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep small tensors off a pool of threads that would wait for busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def build(config: NetworkConfig, shape: ImageShape = FASHION) -> CNN:
@@ -160,7 +170,7 @@ def test_a_network_that_runs_out_of_map_is_refused(values: dict[str, Any], messa
 
 
 def test_statistics_for_another_number_of_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="mean has 1 and std 1 values .* for 3 channels"):
+    with pytest.raises(ValueError, match=r"mean has 1 and std 1 values .* for 3 channels"):
         CNN(NetworkConfig(filters=(8,)), COLOUR, [1.0], [1.0])
     with pytest.raises(ValueError, match=r"least std 0\.0"):
         CNN(NetworkConfig(filters=(8,)), FASHION, [1.0], [0.0])

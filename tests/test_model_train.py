@@ -1,6 +1,7 @@
 """Training learns, repeats bit for bit, and goes on from a checkpoint as if never stopped."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from model.schedule import build_optimizer, learning_rate
 from model.train import EpochMetrics, Training, fit, resolve_precision
 
 SHAPE = ImageShape(channels=1, height=12, width=12, num_classes=3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep small tensors off a pool of threads that would wait for busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def images(num_images: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -162,7 +172,7 @@ def test_until_past_the_schedule_and_too_few_images_are_refused_at_once() -> Non
     training = start(configuration())
     with pytest.raises(ValueError, match="until is 5, but the schedule has 4 epochs"):
         fit(training, images(64), None, until=5)
-    with pytest.raises(ValueError, match="1 training images given, .* at least 2"):
+    with pytest.raises(ValueError, match=r"1 training images given, .* at least 2"):
         fit(training, images(1), None)
 
 

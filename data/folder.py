@@ -1,0 +1,136 @@
+"""Read image folders: train/<class>/*.png|jpg|jpeg and test/<class>/..."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images import DataError, ImageShape, LabelledImages
+
+PICTURES = (".png", ".jpg", ".jpeg")  # suffixes of what read_image takes, in lower case
+_MAX_PIXELS = 50_000_000  # a photograph has less; a decompression bomb has more
+# Pillow's names of modes whose values are 8 bits. Others (16-bit grey) it would clip, not scale.
+_MODES_OF_8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def has_folders(directory: Path) -> bool:
+    """Tell whether `directory` has a train/ with folders in it."""
+    train = directory / "train"
+    return train.is_dir() and any(path.is_dir() for path in train.iterdir())
+
+
+def load_folder(
+    directory: Path, part: Literal["train", "test"], *, image_size: int, colour: bool
+) -> LabelledImages:
+    """Load the images of one part, resized to `image_size` pixels each way: (N, C, size, size).
+
+    C is 3 with `colour`, otherwise 1. The classes are the folders of train/, sorted by name; those
+    of test/ must be among them. Only file names of train/ are looked at for the test part. Raises
+    DataError.
+    """
+    classes = tuple(path.name for path in _class_folders(directory / "train"))
+    shape = ImageShape(
+        channels=3 if colour else 1,
+        height=image_size,
+        width=image_size,
+        num_classes=max(len(classes), 2),  # a lone class is refused below, in words for people
+    )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for folder in _class_folders(directory / part):
+        if folder.name not in classes:
+            raise DataError(
+                f"{folder}: is no class of {directory / 'train'} ({', '.join(classes[:10])}); "
+                "rename it, or add training images"
+            )
+        inside = _image_files(folder)
+        paths += inside
+        labels += [classes.index(folder.name)] * len(inside)
+    images = np.empty((len(paths), shape.channels, image_size, image_size), dtype=np.uint8)
+    for number, path in enumerate(paths):
+        images[number] = read_image(path, shape)
+    return LabelledImages(
+        images=images,
+        labels=np.array(labels, dtype=np.int64),
+        classes=classes,
+        name=directory.name,
+        origin=str(directory),
+    )
+
+
+def read_image(path: Path, shape: ImageShape) -> NDArray[np.uint8]:
+    """Read one PNG or JPEG as (C, H, W) uint8 of the given shape.
+
+    The image is turned upright as its EXIF tag says, made grey (ITU-R 601-2 luma) for one channel,
+    and resized (bilinear over the source's area, the sides not kept in proportion); what is
+    transparent becomes black. Raises DataError if it is no whole 8-bit image of at most 50 million
+    pixels.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG", "JPEG")) as opened:
+                # The header is known and no pixel unpacked yet.
+                mode, (width, height) = opened.mode, opened.size
+                if width * height > _MAX_PIXELS:
+                    raise DataError(
+                        f"{path}: has {width} x {height} pixels, more than {_MAX_PIXELS}; "
+                        "make it smaller first"
+                    )
+                if mode not in _MODES_OF_8_BITS:
+                    raise DataError(
+                        f"{path}: stores pixels as {mode!r}, but 8 bits a channel are needed; "
+                        "convert it first"
+                    )
+                upright = ImageOps.exif_transpose(opened)
+        if upright.has_transparency_data:
+            ground = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+        plain = upright.convert("L" if shape.channels == 1 else "RGB")
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file; check the name") from error
+    # Pillow's decoders raise nearly anything on damaged bytes; every one means the same to people.
+    except Exception as error:
+        reason = " ".join(str(error).replace(str(path), "the file").split())
+        raise DataError(
+            f"{path}: cannot be read as a PNG or JPEG image ({reason}); replace or remove it"
+        ) from error
+    size = (shape.width, shape.height)
+    if plain.size != size:
+        plain = plain.resize(size, Image.Resampling.BILINEAR)
+    pixels = np.asarray(plain, dtype=np.uint8).reshape(shape.height, shape.width, shape.channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _class_folders(part: Path) -> list[Path]:
+    if not part.is_dir():
+        raise DataError(f"{part}: is no folder; make it, with one folder for each class")
+    folders = sorted(path for path in _visible(part) if path.is_dir())
+    if not folders:
+        raise DataError(f"{part}: holds no folder; put the images of each class in one")
+    return folders
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """List a class's images by name; refuse what would otherwise be left out unsaid."""
+    files = sorted(_visible(folder))
+    for path in files:
+        if path.suffix.lower() not in PICTURES or not path.is_file():
+            raise DataError(
+                f"{path}: is neither a .png, .jpg nor .jpeg file; convert, move or remove it"
+            )
+    if not files:
+        raise DataError(f"{folder}: holds no image; add some, or remove the folder")
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]

@@ -1,0 +1,166 @@
+"""The outcome of a study for people: report.html, one file that works offline, and report.md.
+
+Needs no Ray, and no finished study: a section without data says which command makes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import os
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from search.report_course import course_figures
+from search.report_facts import MOST_FAILURES, MOST_ROWS, gather
+from search.report_figures import result_figures
+from search.report_space import space_figures
+from search.study import Study
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(study: Study) -> Path:
+    """Write report.html and report.md into the study's folder; return the HTML file."""
+    facts = gather(study)
+    facts |= {
+        "written": datetime.now(UTC).timestamp(),
+        "config_text": (study.folder / "config.yaml").read_text(encoding="utf-8"),
+        "worst": _worst(study, facts),
+        "most_failures": MOST_FAILURES,
+        "most_rows": MOST_ROWS,
+    }
+    figures = result_figures(facts) | course_figures(facts) | space_figures(facts)
+    page = {
+        "figures": figures,
+        "plotly": _packed_plotly() if figures else "",
+        "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
+    }
+    _write(study.folder / "report.md", _render("report.md.j2", facts, escape=False))
+    path = study.folder / "report.html"
+    _write(path, _render("report.html.j2", facts | page, escape=True))
+    return path
+
+
+def _render(template: str, facts: dict[str, Any], *, escape: bool) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "interval": interval,
+        "count": count,
+        "short": short,
+        "duration": duration,
+        "when": when,
+        "plain": plain,
+    }
+    return environment.get_template(template).render(facts)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """Return a share in percent: 0.91236 -> 91.24%; a dash for nothing."""
+    return "-" if value is None else f"{100 * value:.{digits}f}%"
+
+
+def interval(bounds: list[float] | None, digits: int = 2) -> str:
+    """Return an interval in percent: 90.65 to 91.80%."""
+    if bounds is None:
+        return "-"
+    return f"{100 * bounds[0]:.{digits}f} to {100 * bounds[1]:.{digits}f}%"
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with its thousands apart: 72,666."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def short(value: float | None) -> str:
+    """Return a large number in three digits: 3154816 -> 3.15 M."""
+    if value is None:
+        return "-"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two units that matter: 3905 -> 1 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def when(at: float) -> str:
+    """Return a Unix time as a date and time, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def plain(text: Any) -> str:
+    """Return text that stands for itself in a cell of a Markdown table."""
+    words = " ".join(str(text).split()).replace("\\", "\\\\")
+    for mark, kept in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        words = words.replace(mark, kept)
+    for mark in "|`*_[]":
+        words = words.replace(mark, "\\" + mark)
+    return words
+
+
+def _worst(study: Study, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the test images that the winner's first model misjudged most surely, as PNG data."""
+    import numpy as np
+    from PIL import Image
+
+    path = study.folder / "final" / "winner-s0" / "worst.npz"
+    if not path.is_file() or facts["evaluation"] is None:
+        return []
+    names = [score["name"] for score in facts["evaluation"]["per_class"]]
+    found = []
+    with np.load(path, allow_pickle=False) as kept:
+        rows = zip(
+            *(kept[key] for key in ("images", "labels", "predictions", "probabilities")),
+            strict=True,
+        )
+        for pixels, label, answer, shares in rows:
+            if label == answer:
+                continue  # so few mistakes that right answers were kept too
+            image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+            file = io.BytesIO()
+            image.save(file, "PNG", optimize=True)
+            found.append(
+                {
+                    "true": names[int(label)],
+                    "answer": names[int(answer)],
+                    "share": float(shares[int(answer)]),
+                    "share_of_true": float(shares[int(label)]),
+                    "png": base64.b64encode(file.getvalue()).decode("ascii"),
+                }
+            )
+    return found
+
+
+def _packed_plotly() -> str:
+    # 4.8 MB as it is, 2 MB so; the page unpacks it with what every browser since 2023 has.
+    code = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(code, 9, mtime=0)).decode("ascii")
+
+
+def _write(path: Path, text: str) -> None:
+    # Who has the old report open sees the old one or the new one, never half of it.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,311 @@
+"""A study as text for people: the frame of a terminal, and the words for trials and numbers.
+
+Nothing depends on colour, and 80 columns are enough.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.asha import rung_epochs
+from search.view import View
+
+if TYPE_CHECKING:
+    from search.study import Study, Trial
+
+_BAR = 20
+_MOST_ENDED = 4
+_FEW_SLOTS = 4  # shown before anything is left out for more
+
+
+def frame(view: View, *, state: str, now: float, height: int | None = None) -> RenderableType:
+    """Return the picture of a study at Unix time `now`.
+
+    Args:
+        view: What is known.
+        state: Where the study stands, for the title.
+        height: Lines there are: slots and ended trials that do not fit are left out. None for all.
+    """
+    tables = [_head(view, now), _accuracies(view)]
+    if view.study.config.asha.enabled:
+        tables.append(_ladder(view))
+    room, gap = 1000, 1
+    if height is not None:
+        enough = 1 + min(len(view.slots), _FEW_SLOTS)
+        gap = 1 if _room(height, tables, gap=1) >= enough else 0
+        if _room(height, tables, gap=gap) < enough:
+            tables = tables[:1]  # the best trial is in the head too
+        room = _room(height, tables, gap=gap)
+    if view.slots:
+        tables.append(_slots(view, max(3, room)))
+        room -= _num_lines(tables[-1]) + gap
+    if view.ended and room > 0:
+        tables.append(_ended(view, min(room, _MOST_ENDED)))
+    blank = [Text()] * gap
+    spaced = [piece for table in tables for piece in (*blank, table)][gap:]
+    title = Text.assemble((view.study.name, "bold"), f" - {state}")
+    return Panel(Group(*spaced), title=title, title_align="left", border_style="dim")
+
+
+def _head(view: View, now: float) -> Table:
+    study = view.study
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(ratio=1)
+    if caution := data_caution(study):
+        table.add_row(Text("CAUTION", style="reverse"), Text(caution, style="bold yellow"))
+    table.add_row("Data", data_line(study))
+    for label, bar in zip(("Budget", "", ""), _budget(view, now), strict=False):
+        table.add_row(label, bar)
+    if view.since is not None and (left := view.seconds_left(now)) is not None:
+        table.add_row("Left", interval(*left))
+    if (best := view.best()) is not None:
+        scores = [t.value for t in view.baselines().values() if t.value is not None]
+        lead = 100 * ((best.value or 0.0) - max(scores)) if scores else 0.0
+        text = f"{percent(best.value)} by {best.name}"
+        text += f", {lead:.2f} points over the best baseline" if lead > 0 else ""
+        table.add_row("Best", Text(text, style="bold green"))
+        table.add_row("", _network(best))
+    table.add_row("Trials", count_outcomes(view) or "none yet")
+    seconds, images = view.seconds(now), (study.noted("data") or {}).get("train_images") or 0
+    if view.num_epochs and seconds > 0:
+        speed = f"{view.num_epochs * images / seconds:,.0f} images/s over all slots"
+        table.add_row("Trained", f"{view.num_epochs:,} epochs in {span(seconds)}, {speed}")
+    return table
+
+
+def _budget(view: View, now: float) -> list[RenderableType]:
+    limits, seconds = view.study.config.budget, view.seconds(now)
+    rows: list[RenderableType] = []
+    for limit, spent, text in (
+        (limits.trials, view.num_asked, f"{view.num_asked:,} of {limits.trials or 0:,} trials"),
+        (limits.epochs, view.num_epochs, f"{view.num_epochs:,} of {limits.epochs or 0:,} epochs"),
+        (limits.seconds, seconds, f"{span(seconds)} of {span(limits.seconds or 0)}"),
+    ):
+        if limit is not None:
+            row = Table.grid(padding=(0, 2, 0, 0))
+            row.add_row(_bar(min(spent, limit), limit, _BAR), text)
+            rows.append(row)
+    return rows
+
+
+def _accuracies(view: View) -> Table:
+    table = columns("Validation", "Accuracy>", "Trial", "Epochs>", "Parameters>", "Network*")
+    max_epochs, best = view.study.config.max_epochs, view.best()
+    for name, trial in [("best so far", best), *view.baselines().items()]:
+        if trial is None:
+            table.add_row(name, "-")
+            continue
+        table.add_row(
+            name,
+            percent(trial.value),
+            trial.name,
+            f"{_last_epoch(trial)}/{max_epochs}",
+            f"{trial.parameters:,}" if trial.parameters is not None else "-",
+            _network(trial),
+            style="bold" if trial is best else None,
+        )
+    return table
+
+
+def _ladder(view: View) -> Table:
+    config, trials = view.study.config, list(view.trials.values())
+    table = columns("Rung", "Reached>", "Went on>", "Stopped>", "*")
+    rungs = rung_epochs(
+        grace_epochs=config.asha.grace_epochs,
+        reduction_factor=config.asha.reduction_factor,
+        max_epochs=config.max_epochs,
+    )
+    most = max(1, sum(_last_epoch(trial) >= rungs[0] for trial in trials) if rungs else 1)
+    stopped = Counter(view.stopped_at.values())
+    for rung in rungs:
+        reached = [trial for trial in trials if _last_epoch(trial) >= rung]
+        # Ended here, but not by ASHA: diverged, failed, or the budget was spent.
+        lost = sum(
+            _last_epoch(trial) == rung
+            and trial.outcome != "running"
+            and trial.number not in view.stopped_at
+            for trial in reached
+        )
+        went_on = len(reached) - stopped[rung] - lost
+        bar = _share(went_on, len(reached), most)
+        numbers = map(str, (len(reached), went_on, stopped[rung]))
+        table.add_row(plural(rung, "epoch"), *numbers, bar)
+    complete = sum(trial.outcome == "complete" for trial in trials)
+    bar = _share(complete, complete, most)
+    table.add_row(plural(config.max_epochs, "epoch"), str(complete), "complete", "", bar)
+    return table
+
+
+def _share(part: int, whole: int, most: int) -> RenderableType:
+    width = -(-whole * _BAR // most)  # rounded up: one trial is seen
+    return _bar(part, whole, width) if whole else ""
+
+
+def _bar(part: float, whole: float, width: int) -> ProgressBar:
+    styles = {"complete_style": "cyan", "finished_style": "cyan"}
+    return ProgressBar(total=whole, completed=part, width=width, **styles)  # type: ignore[arg-type]
+
+
+def _slots(view: View, room: int) -> Table:
+    table = columns("Slot>", "Trial", "Epochs>", "", "Accuracy>", "Images/s>", "Network*")
+    max_epochs = view.study.config.max_epochs
+    # One line is the header, and one says how many are left out.
+    shown = view.slots if len(view.slots) < room else view.slots[: room - 2]
+    for slot, number in enumerate(shown, start=1):
+        if number is None:
+            table.add_row(str(slot), "idle", style="dim")
+            continue
+        trial = view.trials[number]
+        done, last = _last_epoch(trial), trial.epochs[-1] if trial.epochs else None
+        speed = last.images_per_second if last else None
+        table.add_row(
+            str(slot),
+            trial.name,
+            f"{done}/{max_epochs}",
+            _bar(done, max_epochs, 8),
+            percent(last.val_accuracy if last else None),
+            "-" if speed is None else f"{speed:,.0f}",
+            _network(trial),
+        )
+    if len(shown) < len(view.slots):
+        table.add_row("", f"and {len(view.slots) - len(shown)} more")
+    return table
+
+
+def _ended(view: View, room: int) -> Table:
+    table = Table.grid(expand=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
+    for number in list(view.ended)[-room:]:
+        table.add_row(Text(outcome_line(view.trials[number])))
+    return table
+
+
+def _room(height: int, tables: Sequence[Table], *, gap: int) -> int:
+    return height - 2 - sum(_num_lines(table) + gap for table in tables)
+
+
+def _num_lines(table: Table) -> int:
+    return table.row_count + (1 if table.show_header else 0)
+
+
+def _network(trial: Trial) -> str:
+    return describe_network(trial.configuration) if trial.configuration else "-"
+
+
+def _last_epoch(trial: Trial) -> int:
+    return trial.epochs[-1].epoch if trial.epochs else 0
+
+
+def columns(*names: str) -> Table:
+    """Return an empty table: `Name>` is a column of numbers, `Name*` takes the room left."""
+    table = Table(box=None, pad_edge=False, expand=True, padding=(0, 2, 0, 0), header_style="dim")
+    for column in names:
+        wide = column.endswith("*")
+        table.add_column(
+            column.rstrip(">*"),
+            justify="right" if column.endswith(">") else "left",
+            ratio=1 if wide else None,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    return table
+
+
+def outcome_line(trial: Trial) -> str:
+    """Return how a trial ended and why, on one line."""
+    after = f" after {plural(_last_epoch(trial), 'epoch')}" if trial.epochs else ""
+    value = f", validation {percent(trial.value)}" if trial.value is not None else ""
+    return one_line(f"{trial.name} {trial.outcome}{after}{value}: {trial.reason}")
+
+
+def count_outcomes(view: View) -> str:
+    """Return how many trials there are of each kind, such as `2 running, 5 complete`."""
+    found = Counter(str(trial.outcome) for trial in view.trials.values())
+    busy = sum(slot is not None for slot in view.slots)
+    kinds = {"running": busy, "unfinished": found["running"] - busy}
+    kinds |= {kind: found[kind] for kind in ("complete", "pruned", "infeasible", "failed")}
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+
+
+def data_line(study: Study) -> str:
+    """Return which images a study uses."""
+    facts = study.noted("data") or {}
+    train, validation = facts.get("train_images") or 0, facts.get("validation_images") or 0
+    return one_line(
+        f"{facts.get('name')}: {train:,} images to train on, {validation:,} to score on"
+    )
+
+
+def data_caution(study: Study) -> str:
+    """Return what must be known about the images before any number; empty where nothing must."""
+    if substitution := study.noted("substitution"):
+        return one_line(f"not the data asked for: {substitution}")
+    if (study.noted("data") or {}).get("synthetic"):
+        return "synthetic images: the accuracies say nothing about real garments"
+    return ""
+
+
+def describe_network(configuration: Mapping[str, Any]) -> str:
+    """Return a network in a few words: `32-64 k3-5 x2 residual bn average dense 32 drop 0.2`.
+
+    Filters and kernel sizes by block, convolutions a block, then what is not plain.
+    """
+    network = configuration["network"]
+    words = ["-".join(map(str, network["filters"])), f"k{_by_block(network['kernel_sizes'])}"]
+    words += [f"x{network['convs_per_block']}"] if network["convs_per_block"] > 1 else []
+    words += ["residual"] if network["residual"] else []
+    words += ["bn"] if network["batch_norm"] else []
+    words += ["valid"] if network["padding"] == "valid" else []
+    words += ["avg-pool"] if network["pooling"] == "avg" else []
+    words += ["average"] if network["head"] == "average" else []
+    words += [f"dense {network['dense_width']}"] if network["dense_width"] else []
+    if any(network["block_dropouts"]):
+        words.append(f"block-drop {_by_block(network['block_dropouts'])}")
+    words += [f"drop {network['dropout']:.2g}"] if network["dropout"] else []
+    return " ".join(words)
+
+
+def _by_block(values: Sequence[float]) -> str:
+    return "-".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
+def percent(share: float | None) -> str:
+    """Return a share as `91.87 %`, or a dash."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 epoch` or `3 epochs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time with two units: `45 s`, `3 min 10 s`, `1 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    count, large, small = (whole, "min", "s") if whole < 3600 else (round(whole / 60), "h", "min")
+    return f"{count // 60} {large}" + (f" {count % 60} {small}" if count % 60 else "")
+
+
+def interval(low: float, high: float) -> str:
+    """Return the time left, rounded as coarsely as it is known."""
+    if high - low < 1:
+        return span(high)
+    step = next((s for s in (5, 10, 30, 60, 300, 600, 1800) if 4 * s >= high - low), 3600)
+    low, high = low // step * step, -(-high // step) * step
+    return f"{span(low)} to {span(high)} (80 % interval)"
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks and control codes."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,0 +1,524 @@
+"""The driver, by hand: no Ray, no training; epochs are made up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from data.images import ImageShape
+from model.geometry import network_cost
+from model.train import EpochMetrics
+from search import record as record_module
+from search.asha import Decision
+from search.baselines import BASELINES
+from search.driver import Assignment, Driver, derive_seed
+from search.study import Study, open_study
+
+MakeStudy = Callable[..., Study]
+MakeEpoch = Callable[..., EpochMetrics]
+MakeDriver = Callable[..., Driver]
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def make_driver(shape: ImageShape) -> MakeDriver:
+    """Return a function that makes a driver of one slot for a study."""
+    return lambda study, slots=1, **more: Driver(study, shape=shape, slots=slots, **more)
+
+
+def _next(driver: Driver) -> Assignment:
+    assignment = driver.next()
+    assert assignment is not None
+    return assignment
+
+
+def _frozen(study: Study, trial: int) -> FrozenTrial:
+    return study.optuna.get_trials()[trial]
+
+
+def test_baselines_come_first_then_the_points_then_the_sampler(
+    make_study: MakeStudy, make_driver: MakeDriver
+) -> None:
+    study = make_study(baselines=["seed-64", "seed-32"], points=[{"num_blocks": 1, "filters_1": 4}])
+    driver = make_driver(study, slots=6)
+    first, second, point, *others = [_next(driver) for _ in range(6)]
+    assert [a.trial for a in (first, second, point, *others)] == list(range(6))
+    assert first.configuration == BASELINES["seed-64"].configuration(9)
+    assert second.configuration == BASELINES["seed-32"].configuration(9)
+    # What the point leaves out is proposed.
+    assert point.configuration.network.filters == (4,)
+    assert 0.001 <= point.configuration.training.learning_rate <= 0.5
+    assert len({a.configuration.key() for a in others}) == 3
+    assert [trial.origin for trial in study.trials()] == [
+        *("baseline seed-64", "baseline seed-32", "point 1"),
+        *("sampler", "sampler", "sampler"),
+    ]
+
+
+def test_what_is_handed_out_is_in_the_record(
+    make_study: MakeStudy, make_driver: MakeDriver, shape: ImageShape
+) -> None:
+    study = make_study()
+    assignment = _next(make_driver(study))
+    trial = study.trial(0)
+    assert assignment.attempt == 1
+    assert assignment.checkpoint == study.folder / "trials" / "t0000" / "last.safetensors"
+    assert assignment.checkpoint.parent.is_dir()
+    assert assignment.seed == derive_seed(study.config.seed, "trial", 0)
+    assert trial.outcome == "running"
+    assert trial.configuration == assignment.configuration.to_dict()
+    cost = network_cost(assignment.configuration.network, shape)
+    assert (trial.parameters, trial.multiply_adds) == (cost.parameters, cost.multiply_adds)
+    (attempt,) = study.record.attempts()
+    assert (attempt["trial"], attempt["attempt"], attempt["outcome"]) == (0, 1, None)
+
+
+def test_seeds_differ_by_trial_and_by_study() -> None:
+    seeds = {derive_seed(study, "trial", trial) for study in range(20) for trial in range(50)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert derive_seed(0, "trial", 1) == derive_seed(0, "trial", 1)
+
+
+def test_there_are_never_more_open_trials_than_slots(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    driver = make_driver(make_study(max_epochs=2), slots=2)
+    first, second = _next(driver), _next(driver)
+    assert driver.next() is None
+    assert not driver.done
+    driver.on_epoch(first.trial, make_epoch(1, 0.5))
+    assert driver.next() is None
+    driver.on_epoch(first.trial, make_epoch(2, 0.5))
+    third = _next(driver)
+    assert {second.trial, third.trial} == {1, 2}
+    assert driver.next() is None
+
+
+def test_a_placed_attempt_says_where_it_runs(
+    make_study: MakeStudy, make_driver: MakeDriver
+) -> None:
+    study = make_study()
+    driver = make_driver(study)
+    driver.place(_next(driver).trial, node="host", pid=12)
+    (attempt,) = study.record.attempts()
+    assert (attempt["node"], attempt["pid"]) == ("host", 12)
+
+
+def test_a_trial_that_trains_to_the_end_is_complete_with_its_best_value(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=3)
+    driver = make_driver(study)
+    _next(driver)
+    values = (0.5, 0.9, 0.7)
+    verdicts = [driver.on_epoch(0, make_epoch(e, v)) for e, v in enumerate(values, start=1)]
+    assert [verdict.action for verdict in verdicts] == ["continue", "continue", "stop"]
+    frozen = _frozen(study, 0)
+    assert (frozen.state, frozen.value) == (TrialState.COMPLETE, 0.9)
+    assert frozen.intermediate_values == {1: 0.5, 2: 0.9, 3: 0.7}
+    trial = study.trial(0)
+    assert (trial.outcome, trial.reason) == ("complete", "trained for all 3 epochs")
+    assert trial.value == 0.9
+    (attempt,) = study.record.attempts()
+    assert (attempt["outcome"], attempt["reason"]) == ("complete", "trained for all 3 epochs")
+    assert attempt["ended_at"] is not None
+
+
+def test_a_trial_stopped_by_asha_is_pruned_with_its_reason_and_values(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(asha={"min_competitors": 2})
+    driver = make_driver(study, slots=4)
+    for value in (0.7, 0.6, 0.8):
+        verdict = driver.on_epoch(_next(driver).trial, make_epoch(1, value))
+    assert verdict.action == "continue"
+    # The second was the second of two when it came, and is the last of three now.
+    verdict = driver.on_epoch(1, make_epoch(2, 0.95))
+    assert verdict.action == "stop"
+    frozen = _frozen(study, 1)
+    assert frozen.state == TrialState.PRUNED
+    assert frozen.intermediate_values == {1: 0.6, 2: 0.95}
+    trial = study.trial(1)
+    assert trial.outcome == "pruned"
+    assert trial.reason == "rank 3 of 3 at the rung of 1 epochs; the best 1 go on"
+    decisions = [(d["trial"], d["epoch"], d["action"]) for d in study.record.decisions()]
+    assert decisions == [
+        *((0, 1, "continue"), (1, 1, "continue"), (2, 1, "continue")),
+        (1, 2, "stop"),
+    ]
+
+
+def test_asha_can_be_switched_off(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(asha={"enabled": False}, max_epochs=2)
+    driver = make_driver(study)
+    for value in (0.9, 0.8, 0.7, 0.6, 0.5):
+        trial = _next(driver).trial
+        assert driver.on_epoch(trial, make_epoch(1, value)).action == "continue"
+        driver.on_epoch(trial, make_epoch(2, value))
+    assert study.record.decisions() == []
+
+
+@pytest.mark.parametrize(
+    "diverged",
+    [
+        {"train_loss": math.nan},
+        {"val_loss": math.inf},
+        {"val_loss": None, "val_accuracy": None},
+        {"val_accuracy": math.nan},
+    ],
+)
+def test_a_diverged_trial_is_infeasible_and_told_to_nobody_as_a_value(
+    make_study: MakeStudy,
+    make_driver: MakeDriver,
+    make_epoch: MakeEpoch,
+    diverged: dict[str, Any],
+) -> None:
+    study = make_study()
+    driver = make_driver(study)
+    _next(driver)
+    driver.on_epoch(0, make_epoch(1, 0.7))
+    assert (
+        driver.on_epoch(
+            0,
+            make_epoch(2, 0.1, **diverged)
+            if "val_accuracy" not in diverged
+            else make_epoch(2, **diverged),
+        ).action
+        == "stop"
+    )
+    frozen = _frozen(study, 0)
+    assert (frozen.state, frozen.values) == (TrialState.FAIL, None)
+    assert frozen.intermediate_values == {1: 0.7}
+    assert frozen.user_attrs["infeasible"] is True
+    trial = study.trial(0)
+    assert (trial.outcome, len(trial.epochs)) == ("infeasible", 2)
+    assert trial.reason == "diverged: the loss is not finite at epoch 2"
+
+
+def test_an_error_fails_the_trial_with_the_last_line_and_the_study_goes_on(
+    make_study: MakeStudy, make_driver: MakeDriver
+) -> None:
+    study = make_study()
+    driver = make_driver(study)
+    _next(driver)
+    trace = "Traceback (most recent call last):\n  File ...\nValueError: images are too small\n"
+    driver.on_failure(0, trace)
+    assert _frozen(study, 0).state == TrialState.FAIL
+    trial = study.trial(0)
+    assert (trial.outcome, trial.reason) == ("failed", "ValueError: images are too small")
+    # All of it stays with the attempt.
+    assert study.record.attempts()[0]["reason"] == trace
+    assert _next(driver).trial == 1
+
+
+def test_observers_hear_of_every_event_in_order(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    heard: list[tuple[Any, ...]] = []
+
+    class Ear:
+        def started(self, assignment: Assignment, origin: str) -> None:
+            heard.append(("started", assignment.trial, assignment.attempt, origin))
+
+        def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
+            heard.append(("epoch", trial, metrics.epoch, decision and decision.action))
+
+        def ended(self, trial: int, outcome: str, reason: str) -> None:
+            heard.append(("ended", trial, outcome))
+
+    # The baselines are over the limit: what never started does not end either.
+    study = make_study(baselines=["seed-64"], max_epochs=2, limits={"parameters": 20_000})
+    driver = make_driver(study, observers=[Ear()])
+    _next(driver)
+    driver.on_epoch(1, make_epoch(1, 0.5))
+    driver.on_lost(1, "the worker process died")
+    _next(driver)
+    driver.on_epoch(1, make_epoch(2, 0.6))
+    assert heard == [
+        ("started", 1, 1, "sampler"),
+        ("epoch", 1, 1, "continue"),
+        ("started", 1, 2, "sampler"),
+        ("epoch", 1, 2, None),
+        ("ended", 1, "complete"),
+    ]
+
+
+def test_networks_over_the_limits_are_refused_without_using_up_the_budget(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(
+        baselines=["seed-64"], max_epochs=1, budget={"trials": 5}, limits={"parameters": 9_000}
+    )
+    driver = make_driver(study)
+    while (assignment := driver.next()) is not None:
+        driver.on_epoch(assignment.trial, make_epoch(1, 0.5))
+    trials = study.trials()
+    refused = [trial for trial in trials if trial.outcome == "infeasible"]
+    assert sum(trial.outcome == "complete" for trial in trials) == 5
+    assert len(refused) == len(trials) - 5
+    assert refused[0].origin == "baseline seed-64"
+    assert len(refused) > 1, "the sampler's proposals are judged too"
+    for trial in trials:
+        assert trial.parameters is not None
+        assert (trial.parameters > 9_000) == (trial.outcome == "infeasible")
+    assert refused[0].reason == (
+        f"{refused[0].parameters} parameters, but at most 9000 are allowed"
+    )
+    assert {row["trial"] for row in study.record.attempts()}.isdisjoint(
+        trial.number for trial in refused
+    )
+
+
+def test_combinations_that_make_no_network_are_refused_with_the_reason(
+    make_study: MakeStudy, make_driver: MakeDriver
+) -> None:
+    space = {
+        "filters": 4,
+        "learning_rate": 0.1,
+        "convs_per_block": {"choice": [1, 2]},
+        "residual": {"choice": [False, True]},
+    }
+    points = [{"residual": True, "convs_per_block": 1}, {"residual": True, "convs_per_block": 2}]
+    study = make_study(space=space, points=points)
+    assert _next(make_driver(study)).trial == 1
+    trial = study.trial(0)
+    assert (trial.outcome, trial.configuration) == ("infeasible", None)
+    assert "set convs_per_block to 2" in trial.reason
+
+
+def test_networks_that_do_not_fit_the_images_are_refused(
+    make_study: MakeStudy, make_driver: MakeDriver
+) -> None:
+    space = {"num_blocks": {"int": [1, 5]}, "filters": 4, "learning_rate": 0.1}
+    study = make_study(space=space, points=[{"num_blocks": 5}, {"num_blocks": 4}])
+    assert _next(make_driver(study)).trial == 1
+    assert study.trial(0).reason.startswith("block 5: a 1x1 map is too small for 2x2 pooling")
+
+
+def test_a_study_all_of_whose_networks_are_refused_says_so(
+    make_study: MakeStudy, make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.driver._MOST_REFUSALS", 5)
+    driver = make_driver(make_study(limits={"parameters": 10}))
+    with pytest.raises(ValueError, match=r"5 proposals in a row .* at most 10 are allowed. Widen"):
+        driver.next()
+
+
+def test_the_budget_of_trials_ends_the_search_when_the_last_one_ends(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    driver = make_driver(make_study(max_epochs=1, budget={"trials": 2}), slots=3)
+    _next(driver), _next(driver)
+    assert driver.next() is None
+    assert driver.done and driver.interrupted
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    driver.on_epoch(1, make_epoch(1, 0.5))
+    assert driver.done and not driver.interrupted
+
+
+def test_the_budget_of_epochs_stops_trials_in_flight(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(budget={"epochs": 5}, asha={"enabled": False})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    for epoch in (1, 2):
+        assert driver.on_epoch(0, make_epoch(epoch, 0.5)).action == "continue"
+        assert driver.on_epoch(1, make_epoch(epoch, 0.5)).action == "continue"
+    assert not driver.done
+    assert driver.on_epoch(0, make_epoch(3, 0.5)).action == "stop"
+    assert driver.done
+    # An epoch that was under way is recorded.
+    assert driver.on_epoch(1, make_epoch(3, 0.5)).action == "stop"
+    assert not driver.interrupted
+    assert [(t.outcome, t.reason, len(t.epochs)) for t in study.trials()] == [
+        ("pruned", "the budget ended: 5 epochs", 3),
+        ("pruned", "the budget ended: 5 epochs", 3),
+    ]
+
+
+def test_the_budget_of_seconds_stops_trials_in_flight(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study, clock = make_study(budget={"seconds": 60}), Clock()
+    driver = make_driver(study, clock=clock)
+    _next(driver)
+    clock.now += 59
+    assert driver.on_epoch(0, make_epoch(1, 0.5)).action == "continue"
+    assert not driver.done
+    clock.now += 1
+    assert driver.seconds == 60
+    assert driver.on_epoch(0, make_epoch(2, 0.5)).action == "stop"
+    assert driver.done and not driver.interrupted
+    assert driver.next() is None
+    assert study.trial(0).reason == "the budget ended: 60 seconds"
+
+
+def test_seconds_of_earlier_sessions_count(
+    make_study: MakeStudy,
+    make_driver: MakeDriver,
+    make_epoch: MakeEpoch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study, clock = make_study(budget={"seconds": 60}), Clock()
+    monkeypatch.setattr(record_module.time, "time", clock)
+    study.record.start_session("search", host="host", pid=1)
+    driver = make_driver(study, clock=clock)
+    _next(driver)
+    clock.now += 45
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    clock.now += 5000  # killed some time after that epoch, and begun again
+    study = open_study(study.folder)
+    study.record.start_session("search", host="host", pid=2)
+    driver = make_driver(study, clock=clock)
+    assert driver.seconds == 45
+    clock.now += 14
+    assert not driver.done
+    clock.now += 1
+    assert driver.done
+
+
+def test_a_lost_trial_is_pruned_when_the_budget_ends_before_it_goes_on(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(budget={"epochs": 2})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    driver.on_lost(1, "the worker process died")
+    driver.on_epoch(0, make_epoch(2, 0.5))
+    assert driver.next() is None
+    # No trial is left running in a study that is over.
+    assert [(t.outcome, t.reason) for t in study.trials()] == [
+        ("pruned", "the budget ended: 2 epochs")
+    ] * 2
+    assert driver.done and not driver.interrupted
+
+
+def test_a_stopped_search_leaves_its_trials_to_go_on_later(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study()
+    driver = make_driver(study, slots=2)
+    first, _ = _next(driver), _next(driver)
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    driver.stop("SIGINT received")
+    assert driver.next() is None
+    verdict = driver.on_epoch(0, make_epoch(2, 0.6))
+    assert (verdict.action, verdict.reason) == ("stop", "SIGINT received")
+    assert driver.done and driver.interrupted
+    assert [trial.outcome for trial in study.trials()] == ["running", "running"]
+    attempt = study.record.attempts()[0]
+    assert (attempt["outcome"], attempt["reason"]) == ("stopped", "SIGINT received")
+
+    study = open_study(study.folder)
+    driver = make_driver(study, slots=2)
+    again = _next(driver)
+    assert (again.trial, again.attempt, again.from_epoch) == (0, 2, 2)
+    assert (again.configuration, again.seed) == (first.configuration, first.seed)
+    assert _next(driver).trial == 1
+
+
+def test_a_trial_whose_worker_died_goes_on_as_a_further_attempt(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=3, budget={"trials": 1})
+    driver = make_driver(study)
+    first = _next(driver)
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    driver.on_epoch(0, make_epoch(2, 0.6))
+    driver.on_lost(0, "the worker process died")
+    assert not driver.done, "the budget of trials is not spent while one is lost"
+    second = _next(driver)
+    assert (second.trial, second.attempt, second.from_epoch) == (0, 2, 2)
+    assert second.configuration == first.configuration
+    assert (second.seed, second.checkpoint) == (first.seed, first.checkpoint)
+    driver.on_epoch(0, make_epoch(3, 0.7))
+    assert driver.done and not driver.interrupted
+    (trial,) = study.trials()
+    assert (trial.outcome, trial.value) == ("complete", 0.7)
+    assert [(row.epoch, row.attempt) for row in trial.epochs] == [(1, 1), (2, 1), (3, 2)]
+    outcomes = [(row["outcome"], row["reason"]) for row in study.record.attempts()]
+    assert outcomes == [
+        ("lost", "the worker process died"),
+        ("complete", "trained for all 3 epochs"),
+    ]
+
+
+def test_epochs_trained_again_from_an_older_checkpoint_count_once(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(budget={"epochs": 4}, asha={"min_competitors": 1})
+    driver = make_driver(study)
+    _next(driver)
+    for epoch, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        driver.on_epoch(0, make_epoch(epoch, value))
+    driver.on_lost(0, "the worker process died")
+    _next(driver)  # its checkpoint is gone: from the beginning
+    for epoch, value in ((1, 0.51), (2, 0.89), (3, 0.72)):
+        assert driver.on_epoch(0, make_epoch(epoch, value)).action == "continue"
+    assert driver.on_epoch(0, make_epoch(4, 0.71)).action == "stop"
+    assert _frozen(study, 0).intermediate_values == {1: 0.51, 2: 0.89, 3: 0.72, 4: 0.71}
+    assert [row.val_accuracy for row in study.record.epochs()] == [0.51, 0.89, 0.72, 0.71]
+    # The best by the rung of 1 epoch is not that of a later epoch of the first attempt.
+    values = [d["value"] for d in study.record.decisions() if d["rung"] == 1]
+    assert values == [0.5, 0.51]
+
+
+def test_a_trial_that_loses_four_workers_has_failed(
+    make_study: MakeStudy, make_driver: MakeDriver
+) -> None:
+    study = make_study()
+    driver = make_driver(study)
+    for attempt in (1, 2, 3, 4):
+        assignment = _next(driver)
+        assert (assignment.trial, assignment.attempt) == (0, attempt)
+        driver.on_lost(0, "the worker process died")
+    trial = study.trial(0)
+    assert trial.outcome == "failed"
+    assert trial.reason == "its worker died 4 times: the worker process died"
+    assert [row["outcome"] for row in study.record.attempts()] == ["lost"] * 4
+    assert _next(driver).trial == 1
+
+
+def test_interruptions_are_not_counted_as_lost_workers(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study()
+    for epoch in (1, 2, 3, 4):
+        driver = make_driver(study)
+        assert _next(driver).attempt == epoch
+        driver.stop("SIGINT received")
+        driver.on_epoch(0, make_epoch(epoch, 0.5))
+    driver = make_driver(study)
+    assert _next(driver).attempt == 5
+    driver.on_lost(0, "the worker process died")
+    assert _next(driver).attempt == 6
+
+
+def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=1)
+    driver = make_driver(study)
+    _next(driver)
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    driver.on_lost(0, "the worker process died")
+    assert study.trial(0).outcome == "complete"
+    assert _next(driver).trial == 1

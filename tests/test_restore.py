@@ -1,0 +1,267 @@
+"""A driver that is killed: the next one goes on from the record as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from data.images import ImageShape
+from model.config import Configuration
+from model.train import EpochMetrics
+from search.config import StudyConfig
+from search.driver import Assignment, Driver, derive_seed
+from search.record import Record
+from search.study import Study, create, open_study
+
+MakeConfig = Callable[..., StudyConfig]
+MakeEpoch = Callable[..., EpochMetrics]
+SEARCH: dict[str, Any] = {
+    "baselines": ["seed-32", "seed-64"],
+    "points": [{"num_blocks": 1, "learning_rate": 0.45}],  # one that diverges
+    "sampler": {"startup_trials": 3},
+    "budget": {"trials": 14},
+    "limits": {"parameters": 200_000, "multiply_adds": 700_000},
+}
+
+
+class Killed(BaseException):
+    """Stands for the end of the driver's process."""
+
+
+class Kill:
+    """Ends the driver just before one of its writes to the record."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = math.inf
+        """Writes until the end."""
+        storage = optuna.storages.RDBStorage
+        for owner, names in (
+            (Record, ["add_epoch", "start_attempt", "place_attempt", "end_attempt"]),
+            (storage, ["create_new_trial", "set_trial_intermediate_value"]),
+            (storage, ["set_trial_state_values", "set_trial_user_attr"]),
+        ):
+            for name in names:
+                monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return write(*args, **kwargs)
+
+        return counted
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Kill:
+    """Return what kills a driver when a test asks for it."""
+    return Kill(monkeypatch)
+
+
+def _accuracy(configuration: Configuration, epoch: int) -> float:
+    """Return a made-up accuracy: better for middling learning rates, rising with the epochs."""
+    rate = math.log10(configuration.training.learning_rate)
+    width = sum(configuration.network.filters)
+    noise = derive_seed(epoch, configuration.key()) / 2**31
+    return (0.9 - 0.1 * abs(rate + 1.3) + 0.001 * width) * (1 - 0.5**epoch) + 0.03 * noise
+
+
+class Workers:
+    """Train, in no time; checkpoints are written before they are reported, as on a real worker."""
+
+    def __init__(self, make_epoch: MakeEpoch) -> None:
+        self._make_epoch = make_epoch
+        self._checkpoints: dict[int, int] = {}
+
+    def work(self, driver: Driver) -> Iterator[Assignment]:
+        """Run the search in one slot; give each assignment when it is handed out."""
+        while (assignment := driver.next()) is not None:
+            yield assignment
+            driver.place(assignment.trial, node="host", pid=1)
+            for epoch in self._epochs(assignment):
+                self._checkpoints[assignment.trial] = epoch
+                accuracy = _accuracy(assignment.configuration, epoch)
+                rate = assignment.configuration.training.learning_rate
+                diverged = {"train_loss": math.nan} if rate > 0.3 and epoch == 2 else {}
+                metrics = self._make_epoch(epoch, accuracy, **diverged)
+                if driver.on_epoch(assignment.trial, metrics).action == "stop":
+                    break
+
+    def _epochs(self, assignment: Assignment) -> list[int]:
+        written = self._checkpoints.get(assignment.trial, 0)
+        again = [written] if written > assignment.from_epoch else []
+        return again + list(range(written + 1, assignment.configuration.training.epochs + 1))
+
+
+def _told(study: Study) -> list[Any]:
+    """Return all that the record says, but for times and attempts."""
+    trials = [
+        (t.number, t.state, t.params, t.values, t.intermediate_values, t.user_attrs)
+        for t in study.optuna.get_trials()
+    ]
+    epochs = [(r.trial, r.epoch, r.val_accuracy, r.train_loss) for r in study.record.epochs()]
+    decisions = [
+        {key: value for key, value in row.items() if key not in ("id", "at")}
+        for row in study.record.decisions()
+    ]
+    return [trials, epochs, decisions]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_config: MakeConfig,
+    make_epoch: MakeEpoch,
+    shape: ImageShape,
+) -> list[Any]:
+    """Return what a search that is never killed leaves in its record."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    study = create(make_config(**SEARCH), folder, facts={}, environment={})
+    for _ in Workers(make_epoch).work(Driver(study, shape=shape, slots=1)):
+        pass
+    # The search has all that a restart could get wrong.
+    trials = study.trials()
+    assert {trial.outcome for trial in trials} == {"complete", "pruned", "infeasible"}
+    assert any(trial.outcome == "infeasible" and not trial.epochs for trial in trials)
+    assert any(trial.outcome == "infeasible" and trial.epochs for trial in trials)
+    return _told(study)
+
+
+@pytest.mark.parametrize("writes", [11, 20, 67])
+def test_a_search_killed_again_and_again_is_the_search_that_never_was(
+    undisturbed: list[Any],
+    tmp_path: Path,
+    make_config: MakeConfig,
+    make_epoch: MakeEpoch,
+    shape: ImageShape,
+    kill: Kill,
+    writes: int,
+) -> None:
+    create(make_config(**SEARCH), tmp_path / "killed", facts={}, environment={})
+    workers = Workers(make_epoch)
+    deaths = 0
+    while deaths < 300:
+        study = open_study(tmp_path / "killed")
+        kill.left = writes
+        try:
+            driver = Driver(study, shape=shape, slots=1)
+            for _ in workers.work(driver):
+                pass
+            break
+        except Killed:
+            deaths += 1
+        finally:
+            kill.left = math.inf
+    assert deaths > 1
+    assert driver.done and not driver.interrupted
+    assert _told(study) == undisturbed
+    # Attempts that a killed driver left behind are closed.
+    assert all(row["outcome"] for row in study.record.attempts())
+
+
+@pytest.mark.parametrize("params", [0, 1, 2])
+def test_a_proposal_left_half_made_is_finished(
+    tmp_path: Path,
+    make_config: MakeConfig,
+    shape: ImageShape,
+    monkeypatch: pytest.MonkeyPatch,
+    params: int,
+) -> None:
+    study = create(make_config(), tmp_path / "half", facts={}, environment={})
+    write = optuna.storages.RDBStorage._set_trial_param
+    written: list[str] = []
+
+    def killed(self: Any, trial: int, name: str, *rest: Any) -> None:
+        if len(written) == params:
+            raise Killed
+        written.append(name)
+        write(self, trial, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.RDBStorage, "_set_trial_param", killed)
+        with pytest.raises(Killed):
+            Driver(study, shape=shape, slots=1).next()
+    kept = study.optuna.get_trials()[0].params
+    assert len(kept) == params
+    study = open_study(tmp_path / "half")
+    assignment = Driver(study, shape=shape, slots=1).next()
+    assert assignment is not None
+    assert (assignment.trial, assignment.attempt) == (0, 1)
+    (trial,) = study.optuna.get_trials()
+    assert kept.items() <= trial.params.items()
+    assert assignment.configuration == study.config.search_space().configuration(trial.params)
+
+
+def test_a_proposal_that_was_about_to_be_refused_is_not_trained(
+    tmp_path: Path, make_config: MakeConfig, shape: ImageShape, kill: Kill
+) -> None:
+    config = make_config(baselines=["seed-64"], limits={"parameters": 20_000})
+    study = create(config, tmp_path / "refused", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=1)
+    kill.left = 3  # it has a state and its cost; the refusal is still to come
+    with pytest.raises(Killed):
+        driver.next()
+    kill.left = math.inf
+    assert study.trial(0).outcome == "running"
+    study = open_study(tmp_path / "refused")
+    assignment = Driver(study, shape=shape, slots=1).next()
+    assert assignment is not None and assignment.trial == 1
+    assert study.trial(0).outcome == "infeasible"
+    assert study.trial(0).reason.endswith("parameters, but at most 20000 are allowed")
+
+
+def test_trials_in_flight_are_handed_out_first_and_budgets_go_on(
+    tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape
+) -> None:
+    config = make_config(budget={"trials": 4, "epochs": 8}, max_epochs=3)
+    study = create(config, tmp_path / "two", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=2)
+    first = [driver.next(), driver.next()]
+    driver.on_epoch(0, make_epoch(1, 0.5))
+    driver.on_epoch(1, make_epoch(1, 0.5))
+    driver.on_epoch(1, make_epoch(2, 0.6))
+
+    study = open_study(tmp_path / "two")
+    driver = Driver(study, shape=shape, slots=3)
+    again = [driver.next(), driver.next()]
+    for before, after, epochs in zip(first, again, (1, 2), strict=True):
+        assert before is not None and after is not None
+        assert (after.trial, after.configuration) == (before.trial, before.configuration)
+        assert (after.seed, after.attempt, after.from_epoch) == (before.seed, 2, epochs)
+    third = driver.next()
+    assert third is not None and third.trial == 2
+    # The first attempts ended with the driver.
+    assert [(row["trial"], row["attempt"], row["outcome"]) for row in study.record.attempts()] == [
+        *((0, 1, "stopped"), (0, 2, None), (1, 1, "stopped"), (1, 2, None), (2, 1, None)),
+    ]
+    # 3 epochs were trained before; the eighth is the last.
+    for trial, epoch in ((0, 2), (0, 3), (1, 3), (2, 1)):
+        driver.on_epoch(trial, make_epoch(epoch, 0.7))
+    assert not driver.done
+    assert driver.on_epoch(2, make_epoch(2, 0.7)).action == "stop"
+    assert driver.done and not driver.interrupted
+
+
+def test_a_value_that_came_with_a_diverged_epoch_is_in_no_rung(
+    tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape
+) -> None:
+    config = make_config(asha={"min_competitors": 1})
+    study = create(config, tmp_path / "diverged", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=3)
+    for _ in range(3):
+        driver.next()
+    driver.on_epoch(0, make_epoch(1, 0.99, train_loss=math.nan))
+    driver.on_epoch(1, make_epoch(1, 0.5))
+    study = open_study(tmp_path / "diverged")
+    driver = Driver(study, shape=shape, slots=3)
+    for _ in range(2):
+        driver.next()
+    driver.on_epoch(2, make_epoch(1, 0.6))
+    decision = study.record.decisions()[-1]
+    assert (decision["trial"], decision["rank"], decision["competitors"]) == (2, 1, 1)
