@@ -35,7 +35,8 @@ def explore(train: LabelledImages, test: LabelledImages | None, out_dir: Path) -
     out_dir.mkdir(parents=True, exist_ok=True)
     facts = measure_classes(train, test)
     duplicates = find_duplicates(train, test)
-    twins = (*(duplicates.across or ()), *duplicates.within_train)[:_NUM_TWINS]
+    copies = [*(duplicates.across or ()), *duplicates.within_train]
+    twins = sorted(copies, key=lambda twin: twin.same_label)[:_NUM_TWINS]  # disagreements first
     drawn: list[tuple[str, str, str, Callable[[], Figure] | None]] = [
         (
             "balance",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +38,19 @@ class ClassFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Twin:
-    """Name two images with the same pixels: `second` is in `second_part` ("train" or "test")."""
+    """Name two images with the same pixels."""
 
     first: int
     """Index of a training image."""
 
     second: int
-    """Index of its copy."""
+    """Index of its copy, in `second_part`."""
 
-    second_part: str
-    """"train" (a later training image) or "test"."""
+    second_part: Literal["train", "test"]
+    """Whether the copy is a later training image or a test image."""
+
+    same_label: bool
+    """Whether both have the same label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,19 +74,26 @@ def measure_classes(train: LabelledImages, test: LabelledImages | None) -> tuple
 def find_duplicates(train: LabelledImages, test: LabelledImages | None) -> Duplicates:
     """Find images with exactly the same pixels, by SHA-256, within train and from train to test."""
     first_with: dict[bytes, int] = {}
-    within: list[Twin] = []
     for index, digest in enumerate(_digests(train.images)):
-        first = first_with.setdefault(digest, index)
-        if first != index:
-            within.append(Twin(first=first, second=index, second_part="train"))
-    if test is None:
-        return Duplicates(within_train=tuple(within), across=None)
-    across = [
-        Twin(first=first_with[digest], second=index, second_part="test")
-        for index, digest in enumerate(_digests(test.images))
-        if digest in first_with
+        first_with.setdefault(digest, index)
+    within = [
+        twin for twin in _twins(first_with, train, train, "train") if twin.first != twin.second
     ]
-    return Duplicates(within_train=tuple(within), across=tuple(across))
+    across = None if test is None else tuple(_twins(first_with, train, test, "test"))
+    return Duplicates(within_train=tuple(within), across=across)
+
+
+def _twins(
+    first_with: dict[bytes, int],
+    train: LabelledImages,
+    other: LabelledImages,
+    part: Literal["train", "test"],
+) -> Iterator[Twin]:
+    for index, digest in enumerate(_digests(other.images)):
+        first = first_with.get(digest)
+        if first is not None:
+            same = bool(train.labels[first] == other.labels[index])
+            yield Twin(first=first, second=index, second_part=part, same_label=same)
 
 
 def _measure_class(

@@ -92,17 +92,17 @@ def tell_duplicates(
     train: LabelledImages, test: LabelledImages | None, duplicates: Duplicates
 ) -> str:
     """Say in words how many exact copies there are, and how many are labelled differently."""
-    told = _tell(duplicates.within_train, "training images repeat an earlier one", train, train)
+    told = _tell(duplicates.within_train, train, "training images repeat an earlier one")
     if duplicates.across is not None and test is not None:
-        told += " " + _tell(duplicates.across, "test images are also training images", train, test)
+        told += " " + _tell(duplicates.across, test, "test images are also training images")
     return told + " Compared by SHA-256 of the pixels; near copies are not found."
 
 
-def _tell(twins: Sequence[Twin], what: str, train: LabelledImages, other: LabelledImages) -> str:
-    differ = sum(train.labels[twin.first] != other.labels[twin.second] for twin in twins)
-    share = 100 * len(twins) / other.num_images
+def _tell(twins: Sequence[Twin], among: LabelledImages, what: str) -> str:
+    share = 100 * len(twins) / among.num_images
+    differ = sum(not twin.same_label for twin in twins)
     labels = f", {differ:,} of them under another label" if twins else ""
-    return f"{len(twins):,} of {other.num_images:,} {what} ({share:.2f} %){labels}."
+    return f"{len(twins):,} of {among.num_images:,} {what} ({share:.2f} %){labels}."
 
 
 def _summary(train: LabelledImages, test: LabelledImages | None, duplicates: Duplicates) -> str:
@@ -113,10 +113,10 @@ def _summary(train: LabelledImages, test: LabelledImages | None, duplicates: Dup
         ("test images", "not looked at" if test is None else f"{test.num_images:,}"),
         ("size", f"{shape.height} x {shape.width}, {colour}"),
         ("classes", f"{shape.num_classes}"),
-        ("copies in training", f"{len(duplicates.within_train):,}"),
+        ("copies", f"{len(duplicates.within_train):,}"),
     ]
     if duplicates.across is not None:
-        items.append(("test images in training", f"{len(duplicates.across):,}"))
+        items.append(("test in training", f"{len(duplicates.across):,}"))
     inside = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in items)
     return f"<dl>{inside}</dl>"
 

@@ -90,7 +90,8 @@ def plot_samples(data: LabelledImages, seed: int = 0) -> Figure:
     axes.set_yticks([k * (height + gap) + height / 2 for k in range(len(rows))], data.classes)
     axes.set_xticks([])
     _bare(axes)
-    return _titled(figure, axes, f"{columns} random training images of each class")
+    most = "Up to " if min(map(len, rows)) < columns else ""
+    return _titled(figure, axes, f"{most}{columns} random training images of each class")
 
 
 def plot_means(data: LabelledImages) -> Figure:
@@ -230,7 +231,7 @@ def plot_twins(train: LabelledImages, test: LabelledImages | None, twins: Sequen
             f"{twin.second_part} {twin.second}: {_short(other.classes[other.labels[twin.second]])}",
             fontsize=7,
         )
-    figure.suptitle("Images that occur twice, with both labels", **_TITLE)
+    figure.suptitle(f"{len(twins)} images that occur twice, with both labels", **_TITLE)
     return figure
 
 

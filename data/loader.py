@@ -149,7 +149,7 @@ class _EpochVariation:
         self._rectangles: Tensor | None = None
         if augmentation.flip:
             flipped = torch.randint(0, 2, (num_images, 1, 1, 1), generator=generator)
-            self._flipped = flipped.bool().to(device)
+            self._flipped = flipped.to(torch.uint8).to(device)
         if augmentation.shift:
             span = 2 * augmentation.shift + 1
             self._offsets = torch.randint(0, span, (2, num_images), generator=generator).to(device)
@@ -170,13 +170,22 @@ class _EpochVariation:
         """Vary a batch (B, C, H, W) whose first image is number `start` of the epoch."""
         part = slice(start, start + len(images))
         if self._flipped is not None:
-            images = torch.where(self._flipped[part], images.flip(-1), images)
+            images = _chosen(self._flipped[part], images.flip(-1), images)
         if self._offsets is not None:
             images = _shifted(images, self._offsets[:, part], self._shift)
         if self._rectangles is not None:
             inside = _inside(self._rectangles[:, part], images)
-            images = torch.where(inside, self._noise[: len(images)], images)
+            images = _chosen(inside, self._noise[: len(images)], images)
         return images
+
+
+def _chosen(mask: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
+    """Take `there` where `mask` (uint8) is 1 and `elsewhere` where it is 0.
+
+    uint8 wraps around, so the sum is exact; torch.where with a broadcast mask takes 4 times as long
+    on a CPU.
+    """
+    return elsewhere + mask * (there - elsewhere)
 
 
 def _shifted(images: Tensor, offsets: Tensor, shift: int) -> Tensor:
@@ -209,11 +218,11 @@ def _draw_rectangles(
 
 
 def _inside(rectangles: Tensor, images: Tensor) -> Tensor:
-    """Mark the pixels (B, 1, H, W) that lie in each image's rectangle (4, B, 1)."""
+    """Mark with 1 the pixels (B, 1, H, W) uint8 in each image's rectangle (4, B, 1)."""
     top, bottom, left, right = rectangles
     y = torch.arange(images.shape[2], device=images.device)
     x = torch.arange(images.shape[3], device=images.device)
-    in_rows = (top <= y) & (y < bottom)  # (B, H)
-    in_columns = (left <= x) & (x < right)  # (B, W)
+    in_rows = ((top <= y) & (y < bottom)).to(torch.uint8)  # (B, H)
+    in_columns = ((left <= x) & (x < right)).to(torch.uint8)  # (B, W)
     both: Tensor = in_rows.unsqueeze(2) & in_columns.unsqueeze(1)
     return both.unsqueeze(1)

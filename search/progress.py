@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from rich.console import Console, RenderableType
 from rich.filesize import decimal
@@ -24,20 +24,20 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from search.screen import (
+from search.screen import frame
+from search.summary import status_table, studies_table, summary
+from search.view import View
+from search.words import (
     count_outcomes,
     data_caution,
     data_line,
     describe_network,
-    frame,
     one_line,
     outcome_line,
     percent,
     plural,
     span,
 )
-from search.summary import status_table, studies_table, summary
-from search.view import View
 
 if TYPE_CHECKING:
     from model.train import EpochMetrics
@@ -123,10 +123,10 @@ class Screen:
         if decision is not None and decision.action == "continue":
             self._tell(f"{name} passes a rung with {percent(decision.value)}: {decision.reason}")
 
-    def ended(self, trial: int, outcome: Outcome, reason: str) -> None:
+    def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Note that a trial ended."""
         with self._lock:
-            self._view.end(trial, outcome, reason)
+            self._view.end(trial, cast("Outcome", outcome), reason)
         best, row = self._view.best(), self._view.trials[trial]
         text = outcome_line(row)
         if best is not None and best.number == trial:

@@ -48,6 +48,8 @@ class Axis:
             return ""
         if numbers:
             return {min(numbers): "lowest", max(numbers): "highest"}.get(value, "")
+        if self.whole and self.high - self.low < 2:
+            return ""
         place = self.place(value)
         return "lowest" if place <= 0.02 else "highest" if place >= 0.98 else ""
 

@@ -12,17 +12,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from search.screen import (
-    columns,
+from search.screen import columns, frame
+from search.view import View, is_alive
+from search.words import (
     data_caution,
     describe_network,
-    frame,
     one_line,
     percent,
     plural,
     span,
 )
-from search.view import View, is_alive
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -68,52 +67,58 @@ def summary(study: Study) -> RenderableType:
     from search.result import build_result
 
     result = build_result(study)
-    best, final, budget = result["best"], result["final"], result["budget"]
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column()
+    final = result["final"]
+    answer = _grid()
     if caution := data_caution(study):
-        facts.add_row(Text("CAUTION", style="reverse"), Text(caution, style="bold yellow"))
-    parts: list[RenderableType] = [facts]
+        answer.add_row(Text("CAUTION", style="reverse"), Text(caution, style="bold yellow"))
+    parts: list[RenderableType] = [answer]
     if final is None:
-        facts.add_row("Test", "not measured: there are no retrained models yet")
+        answer.add_row("Test", "not measured: there are no retrained models yet")
     else:
-        answer = Text(percent(final["test_accuracy"]), style="bold green")
-        answer.append(f", 95 % interval {_range(final['ci95'])}; {plural(final['seeds'], 'seed')}")
-        answer.append(f", {result['dataset']['test_images']:,} test images")
-        facts.add_row("Test", answer)
-        facts.add_row("Looks", _looks(final["test_looks"], final["seal_broken"]))
-        parts += [Text(), _against(result), Text()]
-    rest = Table.grid(padding=(0, 2, 0, 0))
-    rest.add_column(style="bold", no_wrap=True)
-    rest.add_column()
-    parts.append(rest)
+        text = Text(percent(final["test_accuracy"]), style="bold green")
+        text.append(f", 95 % interval {_range(final['ci95'])}; {plural(final['seeds'], 'seed')}")
+        text.append(f", {result['dataset']['test_images']:,} test images")
+        answer.add_row("Test", text)
+        answer.add_row("Looks", _looks(final["test_looks"], final["seal_broken"]))
+        parts += ["", _against(result), ""]
+    parts.append(_winner(result))
+    title = Text.assemble((study.name, "bold"), f" - {_state(study)}")
+    panel = Panel(Group(*parts), title=title, title_align="left", border_style="green")
+    return Group(panel, *_places(study))
+
+
+def _winner(result: dict[str, Any]) -> Table:
+    table, best, budget = _grid(), result["best"], result["budget"]
     if best is not None:
-        training = best["config"]["training"]
-        rest.add_row(
-            "Winner", f"{best['trial']}, validation accuracy {percent(best['val_accuracy'])}"
-        )
-        rest.add_row("Network", describe_network(best["config"]))
-        rest.add_row(
+        training, epochs = best["config"]["training"], (result["final"] or best)["epochs"]
+        value = percent(best["val_accuracy"])
+        table.add_row("Winner", f"{best['trial']}, validation accuracy {value}")
+        table.add_row("Network", describe_network(best["config"]))
+        table.add_row(
             "Recipe",
             f"{training['optimizer']}, learning rate {training['learning_rate']:.3g}"
             f" ({training['schedule']}), batches of {training['batch_size']},"
-            f" {plural(final['epochs'] if final else best['epochs'], 'epoch')}",
+            f" {plural(epochs, 'epoch')}",
         )
-        rest.add_row(
+        table.add_row(
             "Cost",
             f"{best['parameters']:,} parameters, {best['multiply_adds'] / 1e6:.2f} million"
             " multiply-adds an image",
         )
-    rest.add_row(
+    table.add_row(
         "Search",
         f"{plural(result['trials']['total'], 'trial')},"
         f" {plural(budget['trial_epochs'], 'epoch')} in {span(budget['search_seconds'])};"
         f" all stages {span(budget['wall_seconds'])}",
     )
-    title = Text.assemble((study.name, "bold"), f" - {_state(study)}")
-    panel = Panel(Group(*parts), title=title, title_align="left", border_style="green")
-    return Group(panel, *_places(study))
+    return table
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True, min_width=7)
+    table.add_column()
+    return table
 
 
 def _against(result: dict[str, Any]) -> Table:
@@ -149,8 +154,8 @@ def _places(study: Study) -> list[Text]:
     files = {"Report": "report.html", "Numbers": "result.json", "Export": "export"}
     lines = [f"{k:12}{shown / name}" for k, name in files.items() if (folder / name).exists()]
     lines.append(f"{'TensorBoard':12}tensorboard --logdir {shown}")
-    # Never wrapped: they are there to be copied.
-    return [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in lines]
+    # Outside the panel, whose borders would be copied along, and broken at the last column only.
+    return [Text(f"  {line}", overflow="fold") for line in lines]
 
 
 def _range(bounds: Sequence[float] | None) -> str:

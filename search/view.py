@@ -84,9 +84,9 @@ class View:
             for key, value in asdict(metrics).items()
         }
         trial = self.trials[number]
-        kept = [row for row in trial.epochs if row.epoch != metrics.epoch]
-        row = EpochRow(trial=number, attempt=0, at=at, **values)
-        self.trials[number] = replace(trial, epochs=(*kept, row))
+        rows = {row.epoch: row for row in trial.epochs}
+        rows[metrics.epoch] = EpochRow(trial=number, attempt=0, at=at, **values)
+        self.trials[number] = replace(trial, epochs=tuple(rows[key] for key in sorted(rows)))
         if decision is not None and decision.action == "stop":
             self.stopped_at[number] = decision.rung
 
@@ -125,19 +125,16 @@ class View:
     def seconds_left(self, now: float) -> tuple[float, float] | None:
         """Return the 80 % interval of the seconds left; None where it cannot be told.
 
-        Trials to come are taken to be like the sampler's latest that ended; of several limits the
-        first to be met counts.
+        Trials to come are taken to be like those that ended; of several limits the first to be
+        met counts.
         """
         budget = self.study.config.budget
         bounds: list[tuple[float, float]] = []
         if budget.seconds is not None:
             bounds.append((max(0.0, budget.seconds - self.seconds(now)),) * 2)
-        # Baselines say little about the time that other networks take.
         over = [t for t in self.trials.values() if t.outcome != "running" and t.epochs]
-        pool = [(len(t.epochs), _seconds(t)) for t in over if t.origin == "sampler"]
-        if len(pool) >= _FEWEST_ENDED and self.slots:
-            # The sampler moves towards better networks, often larger ones: the older half is old.
-            pool = pool[-max(_FEWEST_ENDED, min(len(pool) // 2, _POOL)) :]
+        if len(over) >= _FEWEST_ENDED and self.slots:
+            pool = [(len(trial.epochs), _seconds(trial)) for trial in over[-_POOL:]]
             busy = [_seconds(self.trials[number]) for number in self.slots if number is not None]
             # Slots also wait, between epochs and between trials: as much as they did so far.
             trained = sum(_seconds(trial) for trial in self.trials.values())

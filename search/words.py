@@ -1,0 +1,107 @@
+"""The words for trials, networks and numbers, on screens and in logs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.study import Study, Trial
+    from search.view import View
+
+
+def outcome_line(trial: Trial) -> str:
+    """Return how a trial ended and why, on one line."""
+    after = f" after {plural(last_epoch(trial), 'epoch')}" if trial.epochs else ""
+    value = f", validation {percent(trial.value)}" if trial.value is not None else ""
+    return one_line(f"{trial.name} {trial.outcome}{after}{value}: {trial.reason}")
+
+
+def last_epoch(trial: Trial) -> int:
+    """Return how many epochs a trial has trained."""
+    return trial.epochs[-1].epoch if trial.epochs else 0
+
+
+def count_outcomes(view: View) -> str:
+    """Return how many trials there are of each kind, such as `2 running, 5 complete`."""
+    found = Counter(str(trial.outcome) for trial in view.trials.values())
+    busy = sum(slot is not None for slot in view.slots)
+    kinds = {"running": busy, "unfinished": found["running"] - busy}
+    kinds |= {kind: found[kind] for kind in ("complete", "pruned", "infeasible", "failed")}
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+
+
+def data_line(study: Study) -> str:
+    """Return which images a study uses."""
+    facts = study.noted("data") or {}
+    train, validation = facts.get("train_images") or 0, facts.get("validation_images") or 0
+    return one_line(
+        f"{facts.get('name')}: {train:,} images to train on, {validation:,} to score on"
+    )
+
+
+def data_caution(study: Study) -> str:
+    """Return what must be known about the images before any number; empty where nothing must."""
+    if substitution := study.noted("substitution"):
+        return one_line(f"not the data asked for: {substitution}")
+    if (study.noted("data") or {}).get("synthetic"):
+        return "synthetic images: the accuracies say nothing about real garments"
+    return ""
+
+
+def describe_network(configuration: Mapping[str, Any]) -> str:
+    """Return a network in a few words: `32-64 k3-5 x2 residual bn average dense 32 drop 0.2`.
+
+    Filters and kernel sizes by block, convolutions a block, then what is not plain.
+    """
+    network = configuration["network"]
+    words = ["-".join(map(str, network["filters"])), f"k{_by_block(network['kernel_sizes'])}"]
+    words += [f"x{network['convs_per_block']}"] if network["convs_per_block"] > 1 else []
+    words += ["residual"] if network["residual"] else []
+    words += ["bn"] if network["batch_norm"] else []
+    words += ["valid"] if network["padding"] == "valid" else []
+    words += ["avg-pool"] if network["pooling"] == "avg" else []
+    words += ["average"] if network["head"] == "average" else []
+    words += [f"dense {network['dense_width']}"] if network["dense_width"] else []
+    if any(network["block_dropouts"]):
+        words.append(f"block-drop {_by_block(network['block_dropouts'])}")
+    words += [f"drop {network['dropout']:.2g}"] if network["dropout"] else []
+    return " ".join(words)
+
+
+def _by_block(values: Sequence[float]) -> str:
+    return "-".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
+def percent(share: float | None) -> str:
+    """Return a share as `91.87 %`, or a dash."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 epoch` or `3 epochs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time with two units: `45 s`, `3 min 10 s`, `1 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    count, large, small = (whole, "min", "s") if whole < 3600 else (round(whole / 60), "h", "min")
+    return f"{count // 60} {large}" + (f" {count % 60} {small}" if count % 60 else "")
+
+
+def interval(low: float, high: float) -> str:
+    """Return the time left, rounded as coarsely as it is known."""
+    if high - low < 1:
+        return span(high)
+    step = next((s for s in (5, 10, 30, 60, 300, 600, 1800) if 4 * s >= high - low), 3600)
+    low, high = low // step * step, -(-high // step) * step
+    return f"{span(low)} to {span(high)} (80 % interval)"
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks and control codes."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
