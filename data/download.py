@@ -128,7 +128,7 @@ def _pieces(remote: RemoteFile, mirror: str, timeout_seconds: float) -> Iterator
                 if num_bytes > remote.num_bytes:
                     raise _MirrorError(f"served more than {remote.num_bytes} bytes")
                 yield piece
-    except urllib3.exceptions.IncompleteRead as error:
+    except urllib3.exceptions.ProtocolError as error:
         raise _MirrorError(f"broke off before {remote.num_bytes} bytes were served") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _MirrorError(f"could not be reached ({type(error).__name__})") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.report_figures import Figure, escaped, frame, new_figure, points
+from search.report_figures import CROWD, Figure, escaped, frame, new_figure, points
 from search.study import Trial
 
 COLOURS = {
@@ -69,7 +69,7 @@ def _curves(trials: Sequence[Trial], best: Trial | None) -> Figure | None:
 
 
 def _lines(
-    trials: Sequence[Trial], name: str, colour: str, *, size: int, **style: Any
+    trials: Sequence[Trial], name: str, colour: str, *, size: float, width: float, **style: Any
 ) -> Figure | None:
     # One trace for many trials, with gaps between them: hundreds of traces would be slow.
     x: list[int | None] = []
@@ -85,7 +85,18 @@ def _lines(
         x.append(None)
         y.append(None)
         text.append("")
-    return points(name, x, y, text, colour, mode="lines+markers", size=size, **style)
+    thin = CROWD / max(CROWD, len(trials))
+    return points(
+        name,
+        x,
+        y,
+        text,
+        colour,
+        mode="lines+markers",
+        size=size * thin**0.5,
+        width=width * thin**0.5,
+        **style,
+    )
 
 
 def _rungs(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -93,6 +104,7 @@ def _rungs(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not last:
         return None
     rungs = sorted({rung for rung, _ in last})
+    size = 8 if len(last) <= 300 else 5
     data = []
     for action, name, colour, symbol in (
         ("continue", "went on", "var(--best)", "circle"),
@@ -110,7 +122,7 @@ def _rungs(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
             + (f"\ncutoff {100 * d['cutoff']:.2f}%" if d["cutoff"] is not None else "")
             for _, d in some
         ]
-        data.append(points(name, [x for x, _ in some], y, text, colour, symbol=symbol, size=8))
+        data.append(points(name, [x for x, _ in some], y, text, colour, symbol=symbol, size=size))
     cutoffs = {d["rung"]: 100 * d["cutoff"] for d in decisions if d["cutoff"] is not None}
     x = [v for rung in cutoffs for v in (rungs.index(rung) - 0.4, rungs.index(rung) + 0.4, None)]
     y = [v for cutoff in cutoffs.values() for v in (cutoff, cutoff, None)]
@@ -136,6 +148,7 @@ def _timeline(bars: Sequence[Mapping[str, Any]], joins: Sequence[float]) -> Figu
     longest = max(bar["start"] + bar["seconds"] for bar in bars)
     unit, size = ("min", 60.0) if longest > 180 else ("s", 1.0)
     unit, size = ("h", 3600.0) if longest > 3 * 3600 else (unit, size)
+    gap = 1 if len(bars) <= 200 else 0  # an outline would cover the thin bars of many trials
     slots = list(dict.fromkeys(bar["slot"] for bar in bars))
     data: list[Figure | None] = []
     for outcome in dict.fromkeys(bar["outcome"] for bar in bars):
@@ -157,7 +170,7 @@ def _timeline(bars: Sequence[Mapping[str, Any]], joins: Sequence[float]) -> Figu
                 "textfont": {"color": "var(--panel)"},
                 "marker": {
                     "color": COLOURS.get(outcome, "var(--stopped)"),
-                    "line": {"color": "var(--panel)", "width": 1},
+                    "line": {"color": "var(--panel)", "width": gap},
                 },
             }
         )

@@ -18,6 +18,10 @@ Figure = dict[str, Any]
 """`label` (what it shows, in words), `data`, `layout`, `height` in pixels, and `note`."""
 
 
+CROWD = 50
+"""Lines of one kind above which they are drawn thinner."""
+
+
 def result_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures of the final models that have data, by name."""
     found = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.report_course import COLOURS
-from search.report_figures import Figure, escaped, frame, new_figure, points
+from search.report_figures import CROWD, Figure, escaped, frame, new_figure, points
 from search.study import Study, Trial
 
 _HOVERED = 30  # characters of a value in a label
@@ -228,11 +228,10 @@ def _parallel(found: Sequence[Point], along: Sequence[Axis], best: Trial | None)
             x.append(None)
             y.append(None)
             text.append("")
-        size = 8 if name == "best" else 4
-        data.append(
-            points(name, x, y, text, colour, mode="lines+markers", size=size, width=width,
-                   opacity=opacity)
-        )  # fmt: skip
+        thin = (CROWD / max(CROWD, len(some))) ** 0.5
+        style: Any = {"size": (8 if name == "best" else 4) * thin, "width": width * thin}
+        style |= {"mode": "lines+markers", "opacity": opacity}
+        data.append(points(name, x, y, text, colour, **style))
     notes = [mark for place, axis in enumerate(rows) for mark in _marks(place, axis)]
     layout = {
         "xaxis": {"range": [-0.04, 1.04], "showticklabels": False, "showgrid": False},

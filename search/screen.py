@@ -86,9 +86,10 @@ def _head(view: View, now: float) -> Table:
         table.add_row("", _network(best))
     table.add_row("Trials", count_outcomes(view) or "none yet")
     seconds, images = view.seconds(now), (study.noted("data") or {}).get("train_images") or 0
-    if view.num_epochs and seconds > 0:
-        speed = f"{view.num_epochs * images / seconds:,.0f} images/s over all slots"
-        table.add_row("Trained", f"{view.num_epochs:,} epochs in {span(seconds)}, {speed}")
+    speed = (
+        f", {view.num_epochs * images / seconds:,.0f} images/s over all slots" if seconds else ""
+    )
+    table.add_row("Trained", f"{plural(view.num_epochs, 'epoch')} in {span(seconds)}{speed}")
     return table
 
 
@@ -134,18 +135,19 @@ def _ladder(view: View) -> Table:
         reduction_factor=config.asha.reduction_factor,
         max_epochs=config.max_epochs,
     )
-    most = max(1, sum(last_epoch(trial) >= rungs[0] for trial in trials) if rungs else 1)
     stopped = Counter(view.stopped_at.values())
+    most = 1
     for rung in rungs:
-        reached = [trial for trial in trials if last_epoch(trial) >= rung]
-        # Ended here, but not by ASHA: diverged, failed, or the budget was spent.
-        lost = sum(
+        reached = [trial for trial in trials if _has_value(trial, rung)]
+        most = max(most, len(reached))
+        # Ended here, but not by ASHA: failed, or the budget was spent.
+        others = sum(
             last_epoch(trial) == rung
             and trial.outcome != "running"
             and trial.number not in view.stopped_at
             for trial in reached
         )
-        went_on = len(reached) - stopped[rung] - lost
+        went_on = len(reached) - stopped[rung] - others
         bar = _share(went_on, len(reached), most)
         numbers = map(str, (len(reached), went_on, stopped[rung]))
         table.add_row(plural(rung, "epoch"), *numbers, bar)
@@ -153,6 +155,12 @@ def _ladder(view: View) -> Table:
     bar = _share(complete, complete, most)
     table.add_row(plural(config.max_epochs, "epoch"), str(complete), "complete", "", bar)
     return table
+
+
+def _has_value(trial: Trial, epoch: int) -> bool:
+    # A trial that diverged in this epoch has none, and ASHA does not count it.
+    rows = [row for row in trial.epochs if row.epoch == epoch]
+    return any(None not in (row.train_loss, row.val_loss, row.val_accuracy) for row in rows)
 
 
 def _share(part: int, whole: int, most: int) -> RenderableType:

@@ -132,7 +132,7 @@ def flatten(configuration: Configuration) -> dict[str, bool | float | str]:
 
 def _session_end(status: int) -> Summary:
     # The public helper for this needs TensorFlow; the record itself is one protocol buffer.
-    info = api_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     content = plugin_data_pb2.HParamsPluginData(
         session_end_info=info, version=metadata.PLUGIN_DATA_VERSION
     )

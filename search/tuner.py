@@ -76,7 +76,9 @@ def plan_slots(resources: ResourcesSection) -> Slots:
         )
     count = cpus // threads
     if share > 0:
-        count = min(count, int(gpus / share))
+        # A share lies on one GPU: of two GPUs, trials of 0.4 fill two each, not five.
+        held = int(1 / share) * gpus if share <= 1 else int(gpus / share)
+        count = min(count, held)
     if resources.max_concurrent != "auto":
         count = min(count, resources.max_concurrent)
     return Slots(count=count, threads=threads, gpus=float(share))

@@ -125,7 +125,7 @@ def test_a_trial_that_comes_to_a_rung_again_counts_once() -> None:
     _arrive(asha, 1, 0.5, 0.6)
     (again,) = _arrive(asha, 1, 0.7, first_trial=0)
     assert (again.rank, again.competitors) == (1, 1)
-    assert asha.rungs[1] == {1: 0.6, 0: 0.7}
+    assert list(asha.rungs[1].items()) == [(1, 0.6), (0, 0.7)]
 
 
 def test_only_rungs_are_restored() -> None:

@@ -83,9 +83,7 @@ def test_the_result_counts_every_trial_and_names_the_best(result: dict[str, Any]
     trials = result["trials"]
     assert result["status"] == "finished"
     assert trials["total"] == 7
-    assert trials["total"] == sum(
-        trials[k] for k in ("complete", "pruned", "failed", "infeasible")
-    )
+    assert trials["total"] == sum(trials[k] for k in ("complete", "pruned", "failed", "infeasible"))
     assert trials["failed"] == 0
     assert trials["pruned"] >= 1
     assert result["best"]["val_accuracy"] > 0.3

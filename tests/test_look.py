@@ -22,9 +22,9 @@ from search.look import bootstrap_interval, look_at_test
 from search.study import Study, StudyError, create, write_json
 
 CHECKOUT = Path(__file__).parent.parent
-CLASSES = tuple(
-    "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split()
-) + ("Ankle boot",)
+CLASSES = tuple("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split()) + (
+    "Ankle boot",
+)
 
 
 @pytest.fixture

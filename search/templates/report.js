@@ -43,13 +43,16 @@
       gridcolor: "var(--line)", linecolor: "var(--line)", zeroline: false, automargin: true,
       title: { font: { size: 12, color: "var(--muted)" }, standoff: 8 }, fixedrange: narrow,
     };
+    // A narrow legend stacks its entries: they get room of their own.
+    const entries = figure.layout.showlegend === false ? 0 : figure.data.length;
+    const height = figure.height + (narrow ? 14 * entries : 0);
     const base = {
-      width, height: figure.height,
+      width, height,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "var(--ink)" },
       margin: { l: 46, r: 12, t: 8, b: 36 },
       dragmode: false, hovermode: "closest", showlegend: true,
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.01, yanchor: "bottom",
+      legend: { orientation: "h", xref: "container", x: 0, xanchor: "left", y: 1.01, yanchor: "bottom",
         font: { size: 12 }, itemsizing: "constant" },
       hoverlabel: { bgcolor: "var(--panel)", bordercolor: "var(--line)", align: "left",
         font: { color: "var(--ink)", size: 12 } },
@@ -70,7 +73,9 @@
       // On paper the slices stand three in a row.
       const space = width ? (place.closest(".slices") ? width / 3 - 10 : width) : place.clientWidth;
       if (!place.dataset.drawn) place.replaceChildren();
-      Plotly.react(place, themed(figure.data, style), themed(layoutOf(figure, space), style), {
+      const layout = layoutOf(figure, space);
+      place.style.height = `${layout.height}px`;
+      Plotly.react(place, themed(figure.data, style), themed(layout, style), {
         displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset+autosize",
       });
       place.dataset.drawn = space < 560 ? "narrow" : "wide";
