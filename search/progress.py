@@ -29,8 +29,6 @@ from search.summary import status_table, studies_table, summary
 from search.view import View
 from search.words import (
     count_outcomes,
-    data_caution,
-    data_line,
     describe_network,
     one_line,
     outcome_line,
@@ -81,20 +79,22 @@ class Screen:
         if self._live is not None:
             self._live.start()
             return self
-        if caution := data_caution(self._study):
-            _say(self._console, f"CAUTION: {caution}")
+        if self._view.caution:
+            _say(self._console, f"CAUTION: {self._view.caution}")
         if self._verbosity != "quiet":
             limits = self._study.config.budget.model_dump(exclude_none=True)
             budget = " or ".join(f"{value:g} {limit}" for limit, value in limits.items())
-            _say(self._console, f"{self._study.name}, {data_line(self._study)}; budget: {budget}")
+            _say(self._console, f"{self._study.name}, {self._view.data}; budget: {budget}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._view, self._state = View.of(self._study), self._study.state
-        if self._live is not None:
-            self._live.stop()
-        else:
+        try:
+            with self._lock:
+                self._view, self._state = View.of(self._study), self._study.state
+        finally:
+            if self._live is not None:
+                self._live.stop()
+        if self._live is None:
             _say(self._console, _ending(self._view, self._state))
 
     def started(self, assignment: Assignment, origin: str) -> None:
@@ -194,7 +194,7 @@ def download_progress(
     Nothing is shown where nothing is downloaded.
     """
     console = console or Console(stderr=True)
-    bars = _bars(console, BarColumn(24), DownloadColumn(), TransferSpeedColumn())
+    bars = _bars(console, DownloadColumn(), TransferSpeedColumn())
     tasks: dict[str, Any] = {}
     finished: set[str] = set()
 
@@ -222,7 +222,8 @@ def download_progress(
 
 def _bars(console: Console, *columns: ProgressColumn) -> Progress:
     name = TextColumn("{task.description}", markup=False)
-    return Progress(name, *columns, console=console, refresh_per_second=2)
+    bar = BarColumn(24, complete_style="cyan", finished_style="cyan")
+    return Progress(name, bar, *columns, console=console, refresh_per_second=2)
 
 
 def _say(console: Console, text: str) -> None:

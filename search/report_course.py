@@ -65,7 +65,7 @@ def _curves(trials: Sequence[Trial], best: Trial | None) -> Figure | None:
         layout["xaxis"]["dtick"] = 1
     note = f"{below} of {len(values)} values lie below the frame." if below else ""
     label = "Validation accuracy of every trial, by epoch"
-    return new_figure(label, data, layout, height=460, note=note)
+    return new_figure(label, data, layout, height=430, note=note)
 
 
 def _lines(
@@ -139,7 +139,7 @@ def _rungs(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
     }
     note = f"{below} of {len(last)} values lie below the frame." if below else ""
     label = "Best value of each trial when it got to a rung, and whether it went on"
-    return new_figure(label, data, layout, height=380, note=note)
+    return new_figure(label, data, layout, height=350, note=note)
 
 
 def _timeline(bars: Sequence[Mapping[str, Any]], joins: Sequence[float]) -> Figure | None:
@@ -190,4 +190,4 @@ def _timeline(bars: Sequence[Mapping[str, Any]], joins: Sequence[float]) -> Figu
             line | {"x0": at / size, "x1": at / size} for line, at in zip(lines, joins, strict=True)
         ],
     }
-    return new_figure("Attempts by slot", data, layout, height=130 + 34 * len(slots))
+    return new_figure("Attempts by slot", data, layout, height=100 + 34 * len(slots))

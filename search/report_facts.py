@@ -39,6 +39,7 @@ def gather(study: Study) -> dict[str, Any]:
     dimensions = axes(study, points)
     shares, remark = importance(study)
     answer = _answer(result, trials, metrics)
+    comparable = data["name"] == "fashion-mnist" and not data["synthetic"] and not substitution
     bars, joins = _timeline(study)
     looks = study.record.looks()
     return {
@@ -48,13 +49,11 @@ def gather(study: Study) -> dict[str, Any]:
         "result": result,
         "data": data,
         "banner": _banner(data, substitution),
-        "comparable": data.get("name") == "fashion-mnist"
-        and not data.get("synthetic")
-        and not substitution,
+        "comparable": comparable,
         "trials": trials,
         "best": best,
         "answer": answer,
-        "verdict": _verdict(answer),
+        "verdict": _verdict(answer, comparable),
         "leaderboard": [t for t in _in_order(trials) if t.value is not None],
         "summaries": {t.number: describe(t.configuration) for t in trials},
         "decisions": decisions,
@@ -142,18 +141,20 @@ def _answer(
     return rows
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(rows: Sequence[Mapping[str, Any]], comparable: bool) -> str:
     measured = [row for row in rows if row["test_accuracy"] is not None]
     rivals = [row for row in measured if row["kind"] == "baseline"]
     if not rivals or len(rivals) == len(measured):
         return ""
     winner, rival = measured[0], max(rivals, key=lambda row: row["test_accuracy"])
     gap = 100 * (winner["test_accuracy"] - rival["test_accuracy"])
+    known = max(row["published"] for row in rivals)
     apart = winner["ci95"][0] > rival["ci95"][1] or winner["ci95"][1] < rival["ci95"][0]
     return (
         f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the best baseline"
         f" ({rival['name']}, {100 * rival['test_accuracy']:.2f}%); the 95% intervals"
         f" {'do not overlap' if apart else 'overlap'}."
+        + (f" The notebook published {100 * known:.1f}% for its best." if comparable else "")
     )
 
 

@@ -15,9 +15,11 @@ from typing import Any
 from model.evaluate import wilson_interval
 
 Figure = dict[str, Any]
-"""`label` (what it shows, in words), `data`, `layout`, `height` in pixels, and `note`."""
+"""`label` (what it shows, in words), `data`, `layout`, `height` in pixels, `note`, `legend`."""
 
 
+_DASHES = {"dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "12 4"}
+"""Names of dashes in Plotly and in SVG."""
 CROWD = 50
 """Lines of one kind above which they are drawn thinner."""
 
@@ -36,7 +38,18 @@ def new_figure(
 ) -> Figure:
     """Return a figure; parts that are None are left out."""
     parts = [part for part in data if part is not None]
-    return {"label": label, "data": parts, "layout": layout, "height": height, "note": note}
+    figure = {"label": label, "data": parts, "layout": layout, "height": height, "note": note}
+    # The page draws the legend itself: Plotly's takes a phone's width from the figure.
+    return figure | {"legend": [_entry(part) for part in parts] if len(parts) > 1 else []}
+
+
+def _entry(part: Figure) -> dict[str, str]:
+    if part["type"] == "bar":
+        return {"name": part["name"], "colour": part["marker"]["color"], "shape": "bar"}
+    shape = "line" if "lines" in part["mode"] else part["marker"]["symbol"]
+    dash = _DASHES.get(part["line"]["dash"], "")
+    name = html.unescape(part["name"].replace("<br>", " "))
+    return {"name": name, "colour": part["marker"]["color"], "shape": shape, "dash": dash}
 
 
 def points(
@@ -120,7 +133,7 @@ def _answer(rows: Sequence[Mapping[str, Any]], comparable: bool) -> Figure | Non
         "yaxis": {"showgrid": False, "type": "category", "categoryarray": order},
     }
     label = "Test accuracy of the winner and the baselines, with 95% intervals"
-    return new_figure(label, data, layout, height=110 + 44 * len(rows))
+    return new_figure(label, data, layout, height=80 + 44 * len(rows))
 
 
 def _shares(
@@ -168,4 +181,4 @@ def _reliability(evaluation: Mapping[str, Any] | None) -> Figure | None:
         "yaxis": {"domain": [0.3, 1], "range": [0, 103], "title": {"text": "right, %"}},
         "yaxis2": {"domain": [0, 0.2], "nticks": 3, "title": {"text": "images"}},
     }
-    return new_figure("Confidence against accuracy on the test images", data, layout, height=420)
+    return new_figure("Confidence against accuracy on the test images", data, layout, height=390)

@@ -43,13 +43,13 @@ class Axis:
 
     def edge(self, value: Any) -> str:
         """Return `lowest` or `highest` for a number at the end of what is allowed, else nothing."""
+        if value == 0 or (self.whole and self.high - self.low < 2):
+            return ""  # nothing is below no dropout, and of two values both are ends
         numbers = [c for c in self.choices if isinstance(c, int | float) and c not in (True, False)]
         if len(numbers) != len(self.choices) or len(numbers) == 2:
             return ""
         if numbers:
             return {min(numbers): "lowest", max(numbers): "highest"}.get(value, "")
-        if self.whole and self.high - self.low < 2:
-            return ""
         place = self.place(value)
         return "lowest" if place <= 0.02 else "highest" if place >= 0.98 else ""
 
@@ -143,7 +143,6 @@ def _bars(values: Mapping[str, float]) -> Figure:
         "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:.1f}%<extra></extra>",
         "marker": {"color": "var(--best)"},
-        "showlegend": False,
     }
     layout = {
         "xaxis": {"ticksuffix": "%", "range": [0, 112 * max(values.values())]},
@@ -175,24 +174,31 @@ def _slice(axis: Axis, found: Sequence[Point], best: Trial | None) -> Figure:
                 opacity=opacity,
             )
         )
-    x: dict[str, Any] = {"nticks": 5}
-    if axis.log:
-        x = {"type": "log", "dtick": 1 if axis.high / axis.low > 30 else "D2"}
-        x["exponentformat"] = "e"
-    elif axis.whole and axis.high - axis.low <= 6:
-        x = {"dtick": 1}
-    if axis.choices:
-        ticks = [escaped(_short(choice)) for choice in axis.choices]
-        x = {"tickvals": list(range(len(ticks))), "ticktext": ticks, "tickangle": 0}
-        x["range"] = [-0.5, len(ticks) - 0.5]
     bounds, _ = frame([100 * (point.trial.value or 0) for point in found])
     layout = {
-        "xaxis": x,
+        "xaxis": _ticks(axis),
         "yaxis": {"range": bounds, "nticks": 5},
-        "showlegend": False,
         "margin": {"l": 34, "r": 10, "t": 8, "b": 30},
     }
-    return new_figure(f"Validation accuracy by {axis.name}", data, layout, height=190)
+    label = f"Validation accuracy by {axis.name}"
+    return new_figure(label, data, layout, height=190) | {"legend": []}  # one for all slices
+
+
+def _ticks(axis: Axis) -> Figure:
+    if axis.choices:
+        ticks = [escaped(_short(choice)) for choice in axis.choices]
+        places = {"tickvals": list(range(len(ticks))), "ticktext": ticks, "tickangle": 0}
+        return places | {"range": [-0.5, len(ticks) - 0.5]}
+    if axis.log:
+        steps = (1,) if axis.high / axis.low > 30 else (1, 2, 5)
+        low, high = math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high))
+        found = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+        inside = [value for value in found if axis.low <= value <= axis.high]
+        ticks = [f"{value:g}" for value in inside]
+        return {"type": "log", "tickvals": inside, "ticktext": ticks, "tickangle": 0}
+    if axis.whole and axis.high - axis.low <= 6:
+        return {"dtick": 1}
+    return {"nticks": 5}
 
 
 def _parallel(found: Sequence[Point], along: Sequence[Axis], best: Trial | None) -> Figure:
@@ -245,7 +251,7 @@ def _parallel(found: Sequence[Point], along: Sequence[Axis], best: Trial | None)
     note = f"{below} trials below {low:.1f}% are drawn at its left end." if below else ""
     label = "Each trial as a line through its parameters"
     row_height = max(28, min(46, 860 // len(rows)))  # all of it on one printed page
-    return new_figure(label, data, layout, height=90 + row_height * len(rows), note=note)
+    return new_figure(label, data, layout, height=60 + row_height * len(rows), note=note)
 
 
 def _marks(place: int, axis: Axis) -> list[Figure]:

@@ -16,11 +16,9 @@ from search.asha import rung_epochs
 from search.view import View
 from search.words import (
     count_outcomes,
-    data_caution,
-    data_line,
     describe_network,
-    interval,
     last_epoch,
+    likely,
     outcome_line,
     percent,
     plural,
@@ -66,17 +64,16 @@ def frame(view: View, *, state: str, now: float, height: int | None = None) -> R
 
 
 def _head(view: View, now: float) -> Table:
-    study = view.study
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(ratio=1)
-    if caution := data_caution(study):
-        table.add_row(Text("CAUTION", style="reverse"), Text(caution, style="bold yellow"))
-    table.add_row("Data", data_line(study))
+    if view.caution:
+        table.add_row(Text("CAUTION", style="reverse"), Text(view.caution, style="bold yellow"))
+    table.add_row("Data", Text(view.data))
     for label, bar in zip(("Budget", "", ""), _budget(view, now), strict=False):
         table.add_row(label, bar)
     if view.since is not None and (left := view.seconds_left(now)) is not None:
-        table.add_row("Left", interval(*left))
+        table.add_row("Left", likely(*left))
     if (best := view.best()) is not None:
         scores = [t.value for t in view.baselines().values() if t.value is not None]
         lead = 100 * ((best.value or 0.0) - max(scores)) if scores else 0.0
@@ -85,10 +82,8 @@ def _head(view: View, now: float) -> Table:
         table.add_row("Best", Text(text, style="bold green"))
         table.add_row("", _network(best))
     table.add_row("Trials", count_outcomes(view) or "none yet")
-    seconds, images = view.seconds(now), (study.noted("data") or {}).get("train_images") or 0
-    speed = (
-        f", {view.num_epochs * images / seconds:,.0f} images/s over all slots" if seconds else ""
-    )
+    seconds, images = view.seconds(now), view.num_epochs * view.train_images
+    speed = f", {images / seconds:,.0f} images/s over all slots" if seconds else ""
     table.add_row("Trained", f"{plural(view.num_epochs, 'epoch')} in {span(seconds)}{speed}")
     return table
 

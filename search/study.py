@@ -265,7 +265,7 @@ def _storage(folder: Path) -> optuna.storages.RDBStorage:
 
 def _engine_of(study: optuna.Study) -> Any:
     # `load_study` wraps the storage in a cache that keeps the real one in `_backend`.
-    storage = study._storage
+    storage: Any = study._storage
     return getattr(storage, "_backend", storage).engine
 
 

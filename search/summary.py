@@ -53,7 +53,7 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
         table.add_row(
             study.name,
             "interrupted" if _is_interrupted(study) else study.state,
-            "synthetic" if result["dataset"]["synthetic"] else str(result["dataset"]["name"]),
+            Text(one_line(str(result["dataset"]["name"]))),
             str(result["trials"]["total"]),
             percent(best.get("val_accuracy")),
             percent(final.get("test_accuracy")),

@@ -107,11 +107,11 @@ def run_search(
     from search.bridge import DriverScheduler, DriverSearcher, stop_on_signals
     from search.trial import TrialWorker
 
-    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
     driver = Driver(study, shape=train.shape, slots=slots.count, observers=observers)
     searcher = DriverSearcher(driver)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
     study.set_state("searching")
     with tempfile.TemporaryDirectory(prefix="fashion-search-") as scratch:
         try:

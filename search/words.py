@@ -93,13 +93,13 @@ def span(seconds: float) -> str:
     return f"{count // 60} {large}" + (f" {count % 60} {small}" if count % 60 else "")
 
 
-def interval(low: float, high: float) -> str:
-    """Return the time left, rounded as coarsely as it is known."""
+def likely(low: float, high: float) -> str:
+    """Return a range of seconds, rounded outwards as coarsely as it is wide."""
     if high - low < 1:
         return span(high)
     step = next((s for s in (5, 10, 30, 60, 300, 600, 1800) if 4 * s >= high - low), 3600)
     low, high = low // step * step, -(-high // step) * step
-    return f"{span(low)} to {span(high)} (80 % interval)"
+    return f"likely {span(low)} to {span(high)}"
 
 
 def one_line(text: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from data.garments import draw_garment
 from data.images import FASHION_CLASSES
-from data.shapes import Canvas, cover, ellipse, limb, profile
+from data.shapes import Array, Canvas, cover, ellipse, limb, profile
 from data.synthetic import draw_garments
 
 
@@ -84,7 +84,7 @@ def test_shapes_cover_what_geometry_says() -> None:
     canvas = canvas_of(1, size=401)
     pixel = 2 / 400
 
-    def area(distance: np.ndarray) -> float:  # type: ignore[type-arg]
+    def area(distance: Array) -> float:
         return float(cover(distance, pixel).sum()) * pixel**2
 
     assert area(ellipse(canvas, (0.1, 0.0), (0.5, 0.3))) == pytest.approx(np.pi * 0.15, rel=0.02)

@@ -46,7 +46,8 @@ def test_reads_labels_and_pixels_with_and_without_names(
 
     np.testing.assert_array_equal(labels, rows[:, 0])
     np.testing.assert_array_equal(images.reshape(12, 784), rows[:, 1:])
-    assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
     assert images.shape == (12, 28, 28)
 
 

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import platform
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
 from data.images import ImageShape
-from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics
 from search.driver import Driver
-from search.progress import RetrainScreen, Screen, download_progress
+from search.progress import Screen
 from search.screen import frame
 from search.study import Study
-from search.summary import status_table, studies_table, summary
-from search.view import View, forecast_epochs, forecast_trials
-from search.words import describe_network, interval, span
+from search.view import View
 
 MakeStudy = Callable[..., Study]
 MakeEpoch = Callable[..., EpochMetrics]
@@ -196,7 +189,7 @@ def test_slots_show_what_is_trained(study: Study, play: Callable[..., Driver]) -
         text = drawn(frame(screen._view, state="searching", now=0.0))
     assert re.search(r"1  t0000 +2/3 .+ 85\.00 % +1,000  32 k3 valid dense 32", text), text
     assert re.search(r"2  t0001 +1/3 .+ 81\.00 % +1,000  64 k3 valid", text), text
-    assert "Trials  2 running" in text
+    assert re.search(r"Trials +2 running ", text), text
 
 
 def test_a_low_terminal_leaves_slots_out_and_says_so(
@@ -210,7 +203,7 @@ def test_a_low_terminal_leaves_slots_out_and_says_so(
             text = drawn(frame(screen._view, state="searching", now=0.0, height=height))
             assert len(text.splitlines()) <= height
             shown = len(re.findall(r"^. +\d+  t\d{4} ", text, re.MULTILINE))
-            assert shown >= 4
+            assert shown >= 3
             assert shown == 16 or f"and {16 - shown} more" in text
 
 
@@ -267,132 +260,8 @@ def test_synthetic_images_are_said_loudly(
     study.note("data", FACTS | {"name": "synthetic", "synthetic": True})
     console = make_console(terminal=terminal)
     search_in(console, study, play, verbosity=verbosity)
-    for text in (
-        CODES.sub("", written(console)),
-        drawn(status_table(study)),
-        drawn(summary(study)),
-    ):
-        assert re.search(r"CAUTION:? +synthetic images: the accuracies say nothing", text), text
-    study.note("substitution", "drawn images stand in for fashion-mnist: no internet")
-    text = " ".join(drawn(summary(study)).split())
-    assert "CAUTION not the data asked for: drawn images stand in for fashion-mnist: no" in text
-
-
-def test_status_shows_a_search_of_another_process(
-    study: Study, play: Callable[..., Driver]
-) -> None:
-    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
-    play(study, {0: [0.81, 0.85], 1: [0.81]})
-    text = drawn(status_table(study))
-    assert "shown - searching " in text
-    assert re.search(r"1  t0000 +2/3 ", text), text
-    # The same, but its process is gone: nothing runs.
-    study.record.end_session(session)
-    study.record.start_session("search", host=platform.node(), pid=2**22 + 1)
-    text = drawn(status_table(study))
-    assert "shown - interrupted while searching " in text
-    assert "Slot" not in text
-    assert "Trials   2 unfinished" in text
-
-
-def test_all_studies_have_a_line_and_a_broken_one_its_reason(
-    study: Study, make_study: MakeStudy, tmp_path: Path
-) -> None:
-    make_study("other").note("data", FACTS | {"name": "synthetic", "synthetic": True})
-    finish(study)
-    (tmp_path / "broken").mkdir()
-    text = drawn(studies_table([tmp_path / name for name in ("broken", "other", "shown")]))
-    assert re.search(r"^other +created +synthetic +0 +- +- +-$", text, re.MULTILINE), text
-    assert re.search(
-        r"^shown +finished +fashion-mnist +0 +- +93\.12 % +92\.6. to 93\.6.$", text, re.M
-    )
-    assert re.search(r"^broken: .*holds no study", text, re.MULTILINE)
-    assert "python -m search run" in drawn(studies_table([]))
-
-
-def finish(study: Study) -> None:
-    """Write what a retrain and a look at the test set leave behind."""
-    groups = {"winner": (0.9312, 3), "seed-32": (0.9012, 1), "seed-64-dropout": (0.92, 1)}
-    metrics = {
-        "test_images": 10000,
-        "models": [{"group": name, "epochs": 3, "train_accuracy": 0.95} for name in groups],
-        "groups": {
-            name: {
-                "seeds": seeds,
-                "test_accuracy": value,
-                "test_accuracy_std": 0.0012 if seeds > 1 else None,
-                "ci95": [value - 0.005, value + 0.005],
-            }
-            for name, (value, seeds) in groups.items()
-        },
-    }
-    (study.folder / "final").mkdir()
-    (study.folder / "final" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    study.record.add_look(reason="final evaluation", models="{}", broke_seal=False)
-    study.set_state("finished")
-
-
-def test_the_summary_gives_the_answer_and_where_everything_is(
-    study: Study, play: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    play(study, CURVES)
-    study.set_state("searched")
-    assert "Test     not measured" in drawn(summary(study))
-    finish(study)
-    (study.folder / "report.html").touch()
-    monkeypatch.chdir(study.folder.parent)
-    text = drawn(summary(study))
-    assert all(len(line) <= 80 for line in text.splitlines())
-    for fact in (
-        r"Test +93\.12 %, 95 % interval 92\.62 to 93\.62; 3 seeds, 10,000 test images",
-        r"Looks +1 look at the test set +\u2502",
-        r"winner +93\.12 % +92\.62 to 93\.62 +0\.12 +3 +\u2502",
-        r"seed-32 +90\.12 % +89\.62 to 90\.62 +- +1 +\+3\.00 points",
-        r"seed-64-dropout +92\.00 % +.+ \+1\.12 points",
-        r"Winner +t0003, validation accuracy 92\.34 %",
-        r"Cost +[\d,]+ parameters, \d+\.\d\d million multiply-adds an image",
-        r"Search +8 trials, 15 epochs in ",
-        r"Report +shown/report\.html\n",
-        r"TensorBoard +tensorboard --logdir shown\n",
-    ):
-        assert re.search(fact, text), f"{fact}\n{text}"
-    assert "export" not in text  # nothing was exported
-    study.record.add_look(reason="again", models="{}", broke_seal=True)
-    assert "2 looks at the test set; the seal was BROKEN" in drawn(summary(study))
-
-
-def test_a_retrain_has_a_line_a_model_or_a_bar(make_epoch: MakeEpoch) -> None:
-    log, quiet, terminal = (make_console(terminal=terminal) for terminal in (False, False, True))
-    for console, verbosity in ((log, "normal"), (quiet, "quiet"), (terminal, "normal")):
-        with RetrainScreen(console=console, verbosity=verbosity) as screen:  # type: ignore[arg-type]
-            for epoch in (1, 2):
-                screen("winner-s0", 2, make_epoch(epoch, 0.0, val_accuracy=None, val_loss=None))
-            screen("seed-32-s0", 2, make_epoch(1, 0.0, val_accuracy=None, val_loss=None))
-    (line,) = written(log).splitlines()
-    assert line[20:] == (
-        "winner-s0 retrained, epoch 2/2: training 80.00 %, loss 0.5000; 1,000 images/s"
-    )
-    assert written(quiet) == ""
-    bars = CODES.sub("", written(terminal))
-    assert re.search(r"winner-s0 .* 2/2  train 80\.00 %  1,000 images/s  done", bars), bars
-    assert re.search(r"seed-32-s0 .* 1/2  train 80\.00 %  1,000 images/s  2 s left", bars), bars
-
-
-def test_a_download_is_shown_only_where_there_is_one() -> None:
-    log, terminal, quiet, idle = (make_console(terminal=n in (1, 3)) for n in range(4))
-    with download_progress(console=idle):
-        pass
-    assert written(idle) == ""
-    for console in (log, terminal, quiet):
-        with download_progress("quiet" if console is quiet else "normal", console) as show:
-            for done in (0, 500, 0, 1000):  # a retry starts again
-                show("train.gz", done, 1000)
-    assert [line[20:] for line in written(log).splitlines()] == [
-        "downloading train.gz, 1.0 kB",
-        "downloaded train.gz",
-    ]
-    assert "1.0/1.0 kB" in CODES.sub("", written(terminal))
-    assert written(quiet) == ""
+    text = CODES.sub("", written(console))
+    assert re.search(r"CAUTION:? +synthetic images: the accuracies say nothing", text), text
 
 
 def test_the_time_left_is_told_once_enough_trials_ended(
@@ -405,40 +274,6 @@ def test_the_time_left_is_told_once_enough_trials_ended(
         assert screen._view.seconds_left(10.0) is None
         play(study, CURVES, screen)
         assert screen._view.seconds_left(10.0) == (0.0, 0.0)
-
-
-def test_forecasts_of_equal_trials_are_exact_and_of_unequal_ones_wide() -> None:
-    # Two slots: one is free after 6 seconds, one at once; three more trials of 10 seconds.
-    assert forecast_trials([10.0] * 5, [4.0], 3, slots=2) == (20.0, 20.0)
-    assert forecast_trials([10.0] * 5, [], 1000, slots=4) == (2500.0, 2500.0)
-    assert forecast_epochs([(3, 6.0), (1, 2.0)], 50) == (100.0, 100.0)
-    low, high = forecast_trials([1.0, 1.0, 1.0, 1.0, 30.0], [], 20, slots=1)
-    assert low < 20 * 34 / 5 < high
-    many = forecast_trials([1.0, 1.0, 1.0, 1.0, 30.0] * 20, [], 20, slots=1)
-    assert many[1] - many[0] < high - low
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.7, "1 min"), (190, "3 min 10 s"), (3599.6, "1 h"), (7380, "2 h 3 min")],
-)
-def test_spans_have_two_units_at_most(seconds: float, text: str) -> None:
-    assert span(seconds) == text
-
-
-def test_intervals_are_rounded_outwards_as_coarsely_as_they_are_wide() -> None:
-    assert interval(42.0, 42.2) == "42 s"
-    assert interval(119.0, 241.0) == "1 min 30 s to 4 min 30 s (80 % interval)"
-
-
-def test_networks_are_told_in_a_few_words() -> None:
-    network = NetworkConfig(
-        filters=(16, 32), kernel_sizes=(3, 5), convs_per_block=2, residual=True, head="average",
-        block_dropouts=(0.1,), dropout=0.25,
-    )  # fmt: skip
-    training = TrainingConfig(epochs=1, learning_rate=0.1)
-    words = describe_network(Configuration(network=network, training=training).to_dict())
-    assert words == "16-32 k3-5 x2 residual bn average block-drop 0.1 drop 0.25"
 
 
 def test_the_screen_loads_nothing_heavy() -> None:

@@ -23,6 +23,7 @@ from search.config import StudyConfig
 from search.driver import Driver
 from search.report import count, duration, interval, percent, plain, short, write_report
 from search.report_facts import gather
+from search.report_space import Axis
 from search.study import Study, best_of, create, open_study, write_json
 
 EVIL = "<script>alert('x')</script>"
@@ -285,6 +286,8 @@ def test_real_images_are_compared_with_the_published_numbers(
     assert '<td class="n">91.1%</td>' in page
     assert "| 91.1% |" in text
     assert "published, one training" in json.dumps(figures_of(page))
+    for content in (page, text):
+        assert "The notebook published 91.1% for its best" in content
 
 
 def test_a_study_without_trials_says_how_to_go_on(tmp_path: Path) -> None:
@@ -396,6 +399,24 @@ def test_numbers_have_sensible_digits() -> None:
     assert [short(n) for n in (999, 72666, 3154816, 2e9)] == ["999", "72.7 k", "3.15 M", "2 G"]
     assert [duration(s) for s in (9.81, 75, 3905)] == ["9.8 s", "1 min 15 s", "1 h 05 min"]
     assert plain("a|b\n<i>") == "a\\|b &lt;i&gt;"
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "end"),
+    [
+        (Axis(name="rate", low=0.01, high=1.0, log=True), 0.0101, "lowest"),
+        (Axis(name="rate", low=0.01, high=1.0, log=True), 0.1, ""),
+        (Axis(name="filters", choices=(16, 32, 64)), 64, "highest"),
+        (Axis(name="filters", choices=(16, 32, 64)), 32, ""),
+        (Axis(name="kernel", choices=(3, 5)), 5, ""),  # of two values both are ends
+        (Axis(name="blocks", low=1, high=2, whole=True), 1, ""),
+        (Axis(name="dropout", low=0.0, high=0.5), 0.0, ""),  # nothing is below no dropout
+        (Axis(name="residual", choices=(False, True)), True, ""),
+        (Axis(name="head", choices=("flatten", "average", "both")), "both", ""),
+    ],
+)
+def test_an_edge_of_the_space_is_one_that_could_be_moved(axis: Axis, value: Any, end: str) -> None:
+    assert axis.edge(value) == end
 
 
 def browser() -> str | None:

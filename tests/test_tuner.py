@@ -27,7 +27,7 @@ from search.tuner import plan_slots, run_search
 MakeConfig = Callable[..., StudyConfig]
 DATA = DataSection(source="synthetic", synthetic_train=1800, validation_images=300)
 GOOD, BAD = {"learning_rate": 0.02}, {"learning_rate": 1e-6}
-FAILING = 3
+LEARNING_NOTHING, FAILING = 3, 4
 NUM_TRIALS = 6
 
 
@@ -93,7 +93,8 @@ def search(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) ->
             "optimizer": "adamw",
             "schedule": "constant",
         },
-        points=[GOOD, GOOD, BAD, GOOD, BAD],
+        # Even if one of the two workers starts late, two trials are at the rung before the bad one.
+        points=[GOOD, GOOD, GOOD, BAD, GOOD],
         asha={"reduction_factor": 2, "min_competitors": 2},
         budget={"trials": NUM_TRIALS},
         resources={"max_concurrent": 2},
@@ -126,7 +127,7 @@ def test_every_trial_of_the_budget_ended(search: Search) -> None:
     outcomes = [trial.outcome for trial in trials]
     assert set(outcomes) == {"complete", "pruned", "failed"}
     assert [trial.number for trial in trials if trial.outcome == "failed"] == [FAILING]
-    assert {trials[2].outcome, trials[4].outcome} == {"pruned"}, "those that learn nothing"
+    assert trials[LEARNING_NOTHING].outcome == "pruned"
     assert all(len(t.epochs) == 3 for t in trials if t.outcome == "complete")
     best = best_of(trials)
     assert best is not None and best.outcome == "complete"

@@ -6,6 +6,7 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const places = [...document.querySelectorAll(".plot")];
   const PAPER_WIDTH = 680;
+  let opened = []; // folds that were opened for paper
 
   async function loadPlotly() {
     const packed = document.getElementById("plotly").textContent.trim();
@@ -43,17 +44,12 @@
       gridcolor: "var(--line)", linecolor: "var(--line)", zeroline: false, automargin: true,
       title: { font: { size: 12, color: "var(--muted)" }, standoff: 8 }, fixedrange: narrow,
     };
-    // A narrow legend stacks its entries: they get room of their own.
-    const entries = figure.layout.showlegend === false ? 0 : figure.data.length;
-    const height = figure.height + (narrow ? 14 * entries : 0);
     const base = {
-      width, height,
+      width, height: figure.height,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "var(--ink)" },
       margin: { l: 46, r: 12, t: 8, b: 36 },
-      dragmode: false, hovermode: "closest", showlegend: true,
-      legend: { orientation: "h", xref: "container", x: 0, xanchor: "left", y: 1.01, yanchor: "bottom",
-        font: { size: 12 }, itemsizing: "constant" },
+      dragmode: false, hovermode: "closest", showlegend: false,
       hoverlabel: { bgcolor: "var(--panel)", bordercolor: "var(--line)", align: "left",
         font: { color: "var(--ink)", size: 12 } },
       xaxis: axis, yaxis: axis,
@@ -66,25 +62,36 @@
     return layout;
   }
 
-  function draw(width) {
+  function drawOne(place, width) {
     const style = getComputedStyle(root);
-    for (const place of places) {
-      const figure = figures[place.dataset.figure];
-      // On paper the slices stand three in a row.
-      const space = width ? (place.closest(".slices") ? width / 3 - 10 : width) : place.clientWidth;
-      if (!place.dataset.drawn) place.replaceChildren();
-      const layout = layoutOf(figure, space);
-      place.style.height = `${layout.height}px`;
-      Plotly.react(place, themed(figure.data, style), themed(layout, style), {
-        displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset+autosize",
-      });
-      place.dataset.drawn = space < 560 ? "narrow" : "wide";
-    }
+    const figure = figures[place.dataset.figure];
+    // On paper the slices stand three in a row.
+    const third = place.closest(".slices") ? width / 3 - 10 : width;
+    const space = third > 0 ? third : place.clientWidth;
+    if (!place.dataset.drawn) place.replaceChildren();
+    Plotly.react(place, themed(figure.data, style), themed(layoutOf(figure, space), style), {
+      displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset+autosize",
+    });
+    place.dataset.drawn = space < 560 ? "narrow" : "wide";
+  }
+
+  function draw(width) {
+    places.forEach((place) => drawOne(place, width));
+  }
+
+  function toggle(button) {
+    const place = button.closest("figure").querySelector(".plot");
+    const part = figures[place.dataset.figure].data[button.dataset.part];
+    part.visible = part.visible === false;
+    button.setAttribute("aria-pressed", String(part.visible));
+    drawOne(place, 0);
   }
 
   function again(paper) {
     root.classList.toggle("paper", paper);
-    if (paper) document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
+    const folds = [...document.querySelectorAll("details")];
+    if (paper) opened = folds.filter((fold) => !fold.open);
+    opened.forEach((fold) => { fold.open = paper; });
     draw(paper ? PAPER_WIDTH : 0);
   }
 
@@ -92,6 +99,9 @@
     if (places.length) {
       await loadPlotly();
       draw(0);
+      document.querySelectorAll(".legend button").forEach((button) => {
+        button.addEventListener("click", () => toggle(button));
+      });
       let width = innerWidth;
       let timer = 0;
       addEventListener("resize", () => {

@@ -1,0 +1,149 @@
+"""The tables of studies, of a real record with made-up epochs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from data.images import ImageShape
+from model.train import EpochMetrics
+from search.driver import Driver
+from search.study import Study
+from search.summary import status_table, studies_table, summary
+
+MakeStudy = Callable[..., Study]
+FACTS = {"name": "fashion-mnist", "train_images": 54000, "validation_images": 6000}
+CURVES = [[0.80, 0.85, 0.88], [0.81, 0.86, 0.8912], [0.70], [0.85, 0.90, 0.9234], [0.86, 0.89]]
+
+
+def drawn(content: RenderableType) -> str:
+    """Return a renderable as plain text of 80 columns."""
+    file = io.StringIO()
+    Console(file=file, force_terminal=False, width=80, _environ={}).print(content)
+    return file.getvalue()
+
+
+@pytest.fixture
+def study(
+    make_study: MakeStudy, shape: ImageShape, make_epoch: Callable[..., EpochMetrics]
+) -> Study:
+    """Return a study of two baselines and three trials, searched but for its last epoch."""
+    made = make_study(
+        "shown",
+        baselines=["seed-32", "seed-64-dropout"],
+        max_epochs=3,
+        asha={"min_competitors": 2},
+        budget={"trials": 5},
+    )
+    made.note("data", FACTS)
+    made.set_state("searching")
+    driver = Driver(made, shape=shape, slots=1)
+    for curve in CURVES:
+        assignment = driver.next()
+        assert assignment is not None
+        for epoch, value in enumerate(curve, start=1):
+            driver.on_epoch(assignment.trial, make_epoch(epoch, value))
+    return made
+
+
+def finish(study: Study) -> None:
+    """Write what a retrain and a look at the test set leave behind."""
+    groups = {"winner": (0.9312, 3), "seed-32": (0.9012, 1), "seed-64-dropout": (0.92, 1)}
+    metrics = {
+        "test_images": 10000,
+        "models": [{"group": name, "epochs": 3, "train_accuracy": 0.95} for name in groups],
+        "groups": {
+            name: {
+                "seeds": seeds,
+                "test_accuracy": value,
+                "test_accuracy_std": 0.0012 if seeds > 1 else None,
+                "ci95": [value - 0.005, value + 0.005],
+            }
+            for name, (value, seeds) in groups.items()
+        },
+    }
+    (study.folder / "final").mkdir()
+    (study.folder / "final" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    study.record.add_look(reason="final evaluation", models="{}", broke_seal=False)
+    study.set_state("finished")
+
+
+def test_status_shows_a_search_of_another_process(study: Study) -> None:
+    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    text = drawn(status_table(study))
+    assert "shown - searching " in text
+    assert re.search(r"Trials +1 running, 3 complete, 1 pruned ", text), text
+    assert re.search(r"1  t0004 +2/3 .+ 89\.00 % +1,000 ", text), text
+    # The same, but its process is gone: nothing runs.
+    study.record.end_session(session)
+    study.record.start_session("search", host=platform.node(), pid=2**22 + 1)
+    text = drawn(status_table(study))
+    assert "shown - interrupted while searching " in text
+    assert "Slot" not in text
+    assert re.search(r"Trials +1 unfinished, 3 complete, 1 pruned ", text), text
+
+
+def test_all_studies_have_a_line_and_a_broken_one_its_reason(
+    study: Study, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    make_study("other").note("data", FACTS | {"name": "synthetic", "synthetic": True})
+    finish(study)
+    (tmp_path / "broken").mkdir()
+    text = drawn(studies_table([tmp_path / name for name in ("broken", "other", "shown")]))
+    assert re.search(r"^other +created +synthetic +0 +- +- +-$", text, re.MULTILINE), text
+    assert re.search(
+        r"^shown +finished +fashion-mnist +5 +92\.34 % +93\.12 % +92\.6. to 93\.6.$", text, re.M
+    )
+    assert re.search(r"broken: \S+ holds no study", " ".join(text.split()))
+    assert "python -m search run" in drawn(studies_table([]))
+
+
+def test_the_summary_gives_the_answer_and_where_everything_is(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Test     not measured" in drawn(summary(study))
+    finish(study)
+    (study.folder / "report.html").touch()
+    monkeypatch.chdir(study.folder.parent)
+    text = drawn(summary(study))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for fact in (
+        r"Test +93\.12 %, 95 % interval 92\.62 to 93\.62; 3 seeds, 10,000 test images",
+        r"Looks +1 look at the test set +\u2502",
+        r"winner +93\.12 % +92\.62 to 93\.62 +0\.12 +3 +\u2502",
+        r"seed-32 +90\.12 % +89\.62 to 90\.62 +- +1 +\+3\.00 points",
+        r"seed-64-dropout +92\.00 % +.+ \+1\.12 points",
+        r"Winner +t0003, validation accuracy 92\.34 %",
+        r"Cost +[\d,]+ parameters, \d+\.\d\d million multiply-adds an image",
+        r"Search +5 trials, 12 epochs in ",
+        r"Report +shown/report\.html\n",
+        r"TensorBoard +tensorboard --logdir shown\n",
+    ):
+        assert re.search(fact, text), f"{fact}\n{text}"
+    assert "export" not in text  # nothing was exported
+    study.record.add_look(reason="again", models="{}", broke_seal=True)
+    assert "2 looks at the test set; the seal was BROKEN" in drawn(summary(study))
+
+
+def test_the_name_of_the_data_is_shown_as_it_is(study: Study) -> None:
+    study.note("data", FACTS | {"name": "my [red]data[/]"})
+    assert "my [red]data[/]: 54,000 images" in drawn(status_table(study))
+    assert "my [red]data[/]" in drawn(studies_table([study.folder]))
+
+
+def test_data_that_are_not_what_was_asked_for_are_said_first(study: Study) -> None:
+    study.note("data", FACTS | {"name": "synthetic", "synthetic": True})
+    for table in (status_table, summary):
+        assert "CAUTION  synthetic images: the accuracies say nothing" in drawn(table(study))
+    study.note("substitution", "drawn images stand in for fashion-mnist: [no] internet")
+    for table in (status_table, summary):
+        assert "CAUTION  not the data asked for: drawn images stand in" in drawn(table(study))
+        assert "[no] internet" in drawn(table(study))
