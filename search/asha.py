@@ -104,7 +104,7 @@ class Asha:
                 cutoff=None,
                 rank=rank,
                 competitors=len(values) - 1,
-                reason=f"only {len(values) - 1} others at the rung of {rung} epochs,"
+                reason=f"only {len(values) - 1} others at the rung of {_epochs(rung)},"
                 f" {self._min_competitors} are needed to stop a trial",
             )
         keep = math.ceil(len(values) / self._eta)
@@ -116,6 +116,10 @@ class Asha:
             cutoff=cutoff,
             rank=rank,
             competitors=len(values) - 1,
-            reason=f"rank {rank} of {len(values)} at the rung of {rung} epochs; the best {keep}"
-            " go on",
+            reason=f"rank {rank} of {len(values)} at the rung of {_epochs(rung)};"
+            + (" only the best goes on" if keep == 1 else f" the best {keep} go on"),
         )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + ("s" if count != 1 else "")

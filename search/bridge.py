@@ -15,8 +15,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from model.train import EpochMetrics
-from search.driver import Assignment, Driver
-from search.trial import FAILURE, METRICS, TRIAL
+from search.assignment import Assignment
+from search.driver import Driver
+from search.trial import FAILURE, METRICS, REMARK, TRIAL
 
 
 class DriverSearcher(Searcher):
@@ -87,6 +88,8 @@ class DriverScheduler(FIFOScheduler):
         if result[FAILURE]:
             self._driver.on_failure(number, str(result[FAILURE]))
             return str(TrialScheduler.STOP)
+        if result[REMARK]:
+            self._driver.remark(number, str(result[REMARK]))
         # Tune flattens nested results: {"metrics": {"epoch": 1}} arrives as {"metrics/epoch": 1}.
         prefix = f"{METRICS}/"
         metrics = EpochMetrics(

@@ -62,9 +62,7 @@ def load_images(section: DataSection, progress: Progress | None = None) -> Study
     if section.train_images is not None and section.train_images < everything.num_images:
         _, kept = stratified_split(everything.labels, section.train_images, section.seed)
         everything = everything.take(kept)
-    train, validation = stratified_split(
-        everything.labels, section.validation_images, section.seed
-    )
+    train, validation = stratified_split(everything.labels, section.validation_images, section.seed)
     return StudyImages(
         everything=everything,
         train_indices=train,

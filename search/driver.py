@@ -7,12 +7,9 @@ starts from the record alone.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
 
 from optuna.trial import TrialState
 
@@ -20,12 +17,13 @@ from data.images import ImageShape
 from model.config import Configuration
 from model.geometry import network_cost
 from model.train import EpochMetrics
-from search.asha import Asha, Decision
+from search.asha import Asha
+from search.assignment import Assignment, Observer, Verdict, derive_seed
 from search.restore import Ending, ending, recall, score
 from search.sampler import Proposer
 from search.study import Outcome, Study
 
-_MOST_REFUSALS = 200
+_MOST_REFUSALS = 20  # trials in a row; the proposer has drawn many times for each
 _MOST_LOSSES = 4  # a lost worker is not the trial's fault; a trial that always loses it may be
 _STATES: dict[Outcome, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -33,41 +31,6 @@ _STATES: dict[Outcome, TrialState] = {
     "failed": TrialState.FAIL,
     "infeasible": TrialState.FAIL,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Assignment:
-    """A trial handed to a worker."""
-
-    trial: int
-    attempt: int
-    configuration: Configuration
-    seed: int
-    checkpoint: Path
-    """Where the trial's checkpoint is written, and read from when it exists."""
-    from_epoch: int = 0
-    """Epochs of the trial that the record holds."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """What a worker does after an epoch."""
-
-    action: Literal["continue", "stop"]
-    reason: str = ""
-
-
-class Observer(Protocol):
-    """Watches a search: the screen, the logs, TensorBoard."""
-
-    def started(self, assignment: Assignment, origin: str) -> None:
-        """Note that a trial was handed out."""
-
-    def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
-        """Note that an epoch was recorded."""
-
-    def ended(self, trial: int, outcome: str, reason: str) -> None:
-        """Note that a trial ended; only trials that started are told of."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,7 +65,11 @@ class Driver:
         self._study, self._shape, self._slots = study, shape, slots
         self._observers, self._clock = tuple(observers), clock
         self._proposer = Proposer(
-            study.optuna, config.search_space(), config.sampler, seed=config.seed
+            study.optuna,
+            config.search_space(),
+            config.sampler,
+            seed=config.seed,
+            refuse=self._refuse,
         )
         self._asha = Asha(
             grace_epochs=config.asha.grace_epochs,
@@ -156,23 +123,26 @@ class Driver:
         for _ in range(_MOST_REFUSALS):
             again = self._in_flight.pop(0) if self._in_flight else None
             proposal = self._proposer.ask(again)
-            refusal = proposal.refusal
             if proposal.configuration is not None:
-                refusal = self._refuse(proposal.number, proposal.configuration)
-            if not refusal:
+                self._note_cost(proposal.number, proposal.configuration)
+            if not proposal.refusal:
                 self._proposed += again is None
                 return self._hand_out(proposal.number)
             self._proposed -= again is not None
-            self._end(proposal.number, Ending(outcome="infeasible", reason=refusal))
+            self._end(proposal.number, Ending(outcome="infeasible", reason=proposal.refusal))
         raise ValueError(
             f"{_MOST_REFUSALS} proposals in a row make no network that fits; the last one:"
-            f" {refusal}. Widen `limits` or change `space`"
+            f" {proposal.refusal}. Widen `limits` or change `space`"
         )
 
     def place(self, trial: int, *, node: str, pid: int) -> None:
         """Record which worker process runs a trial."""
         attempt = self._open[trial].attempt
         self._study.record.place_attempt(trial, attempt, node=node, pid=pid)
+
+    def remark(self, trial: int, text: str) -> None:
+        """Record what a worker had to do otherwise than asked."""
+        self._proposer.note(trial, remark=text)
 
     def on_epoch(self, trial: int, metrics: EpochMetrics) -> Verdict:
         """Record an epoch, decide, and end the trial where the verdict is stop."""
@@ -250,13 +220,19 @@ class Driver:
             observer.started(assignment, plan.origin)
         return assignment
 
-    def _refuse(self, trial: int, configuration: Configuration) -> str:
+    def _refuse(self, configuration: Configuration) -> str:
         try:
             cost = network_cost(configuration.network, self._shape)
         except ValueError as error:
             return str(error)
-        self._proposer.note(trial, parameters=cost.parameters, multiply_adds=cost.multiply_adds)
         return self._study.config.limits.refuse(cost.parameters, cost.multiply_adds)
+
+    def _note_cost(self, trial: int, configuration: Configuration) -> None:
+        try:
+            cost = network_cost(configuration.network, self._shape)
+        except ValueError:
+            return  # refused for that reason
+        self._proposer.note(trial, parameters=cost.parameters, multiply_adds=cost.multiply_adds)
 
     def _end(self, trial: int, end: Ending, *, detail: str = "") -> None:
         entry = self._open.pop(trial, None)
@@ -291,9 +267,3 @@ class Driver:
 
 def _budget_ended(spent: str) -> Ending:
     return Ending(outcome="pruned", reason=f"the budget ended: {spent}")
-
-
-def derive_seed(seed: int, *labels: str | int) -> int:
-    """Return a seed in [0, 2^31) that depends on `seed` and every label."""
-    text = "/".join(map(str, (seed, *labels)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -40,7 +40,7 @@ from search.words import (
 if TYPE_CHECKING:
     from model.train import EpochMetrics
     from search.asha import Decision
-    from search.driver import Assignment
+    from search.assignment import Assignment
     from search.study import Outcome, Study
 
 __all__ = [
@@ -139,9 +139,16 @@ class Screen:
             _say(self._console, text)
 
     def _frame(self) -> RenderableType:
+        # Room at the right: what is typed, such as ^C, must not wrap and push the frame down.
+        width, height = self._console.width - 3, self._console.height - 2
         with self._lock:
-            height = self._console.height - 2 if self._state == "searching" else None
-            return frame(self._view, state=self._state, now=time.time(), height=height)
+            return frame(
+                self._view,
+                state=self._state,
+                now=time.time(),
+                width=width,
+                height=height if self._state == "searching" else None,
+            )
 
 
 class RetrainScreen:

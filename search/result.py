@@ -46,9 +46,7 @@ def build_result(study: Study) -> dict[str, Any]:
         "dataset": _dataset(study, metrics.get("test_images")),
         "trials": _counts(trials),
         "best": _best(trials),
-        "baselines": [
-            _baseline(study, name, groups, models) for name in study.config.baselines
-        ],
+        "baselines": [_baseline(study, name, groups, models) for name in study.config.baselines],
         "final": final,
         "budget": _budget(study, trials),
         "versions": study.noted("environment"),

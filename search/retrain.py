@@ -16,8 +16,8 @@ from typing import Any
 
 from model.config import Configuration
 from model.train import EpochMetrics
+from search.assignment import derive_seed
 from search.config import DataSection, StudyConfig
-from search.driver import derive_seed
 from search.study import Study, StudyError, Trial, best_of, write_json
 from search.tuner import Slots, plan_slots
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from model.config import Configuration
 from search.config import SamplerSection
 from search.space import Space
+
+_MOST_DRAWS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +34,11 @@ class Proposal:
     configuration: Configuration | None
     """None where the parameters make no network; `refusal` says why."""
     refusal: str
+    """Why it cannot be tried, or empty."""
+
+
+Refusal = Callable[[Configuration], str]
+"""Returns why a configuration cannot be tried, or an empty string."""
 
 
 class Proposer:
@@ -36,9 +50,17 @@ class Proposer:
     """
 
     def __init__(
-        self, study: optuna.Study, space: Space, section: SamplerSection, *, seed: int
+        self,
+        study: optuna.Study,
+        space: Space,
+        section: SamplerSection,
+        *,
+        seed: int,
+        refuse: Refusal,
     ) -> None:
+        """Propose for `study` what `refuse` does not refuse."""
         self._study = study
+        self._refuse = refuse
         self._space = space
         self._section = section
         self._seed = seed
@@ -66,14 +88,36 @@ class Proposer:
             self._suggest_fixed(trial)
         given = trial.user_attrs.get("configuration")
         if given is not None:
-            return Proposal(number=number, configuration=Configuration.from_dict(given), refusal="")
-        values = self._space.suggest(trial)
-        try:
-            configuration = self._space.configuration(values)
-        except ValueError as error:
-            return Proposal(number=number, configuration=None, refusal=str(error))
-        trial.set_user_attr("configuration", configuration.to_dict())
-        return Proposal(number=number, configuration=configuration, refusal="")
+            configuration = Configuration.from_dict(given)
+            refusal = self._refuse(configuration)
+            return Proposal(number=number, configuration=configuration, refusal=refusal)
+        values, drawn, refusal = self._draw(trial)
+        trial = self._fix(trial, values)
+        self._space.suggest(trial)
+        if drawn is not None:
+            trial.set_user_attr("configuration", drawn.to_dict())
+        return Proposal(number=number, configuration=drawn, refusal=refusal)
+
+    def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], Configuration | None, str]:
+        # Draws that make no network, or one over the limits, are thrown away before they become
+        # trials: the space's shape is no news to the record. The last draw is kept with its reason.
+        for _ in range(_MOST_DRAWS):
+            values = self._space.suggest(_Draft(self._study, trial))
+            configuration = None
+            try:
+                configuration = self._space.configuration(values)
+                refusal = self._refuse(configuration)
+            except ValueError as error:
+                refusal = str(error)
+            if not refusal:
+                break
+        return values, configuration, refusal
+
+    def _fix(self, trial: optuna.Trial, values: dict[str, Any]) -> optuna.Trial:
+        # What Optuna itself writes for an enqueued trial: its suggestions then are these values.
+        storage = self._study._storage
+        storage.set_trial_system_attr(trial._trial_id, "fixed_params", values)
+        return optuna.Trial(self._study, trial._trial_id)
 
     def report(self, number: int, *, epoch: int, value: float) -> None:
         """Tell the value of one epoch; an epoch that was told before is replaced."""
@@ -117,3 +161,37 @@ class Proposer:
                 constant_liar=True,
                 n_startup_trials=self._section.startup_trials,
             )
+
+
+class _Draft:
+    """Draws a trial's parameters from the study's sampler without recording them.
+
+    What is fixed or recorded already (a user's point, a proposal left half made) stays as it is.
+    """
+
+    def __init__(self, study: optuna.Study, trial: optuna.Trial) -> None:
+        self._study = study
+        self._frozen = study._storage.get_trial(trial._trial_id)
+        fixed = self._frozen.system_attrs.get("fixed_params", {})
+        self._given = fixed | self._frozen.params
+        space = study.sampler.infer_relative_search_space(study, self._frozen)
+        self._relative = study.sampler.sample_relative(study, self._frozen, space)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self._suggest(name, IntDistribution(low, high, log=log, step=step)))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._suggest(name, FloatDistribution(low, high, log=log, step=step)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._suggest(name, CategoricalDistribution(choices))
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        for known in (self._given, self._relative):
+            if name in known:
+                return known[name]
+        return self._study.sampler.sample_independent(self._study, self._frozen, name, distribution)

@@ -33,12 +33,15 @@ _MOST_ENDED = 4
 _FEW_SLOTS = 4  # shown before anything is left out for more
 
 
-def frame(view: View, *, state: str, now: float, height: int | None = None) -> RenderableType:
+def frame(
+    view: View, *, state: str, now: float, width: int | None = None, height: int | None = None
+) -> RenderableType:
     """Return the picture of a study at Unix time `now`.
 
     Args:
         view: What is known.
         state: Where the study stands, for the title.
+        width: Columns to use; None for all.
         height: Lines there are: slots and ended trials that do not fit are left out. None for all.
     """
     tables = [_head(view, now), _accuracies(view)]
@@ -60,7 +63,7 @@ def frame(view: View, *, state: str, now: float, height: int | None = None) -> R
     for table in tables:
         spaced += [*([""] * gap if spaced else []), table]
     title = Text.assemble((view.study.name, "bold"), f" - {state}")
-    return Panel(Group(*spaced), title=title, title_align="left", border_style="dim")
+    return Panel(Group(*spaced), title=title, title_align="left", border_style="dim", width=width)
 
 
 def _head(view: View, now: float) -> Table:

@@ -10,14 +10,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import (  # type: ignore[import-untyped]
+    api_pb2,
+    metadata,
+    plugin_data_pb2,
+    summary_v2,
+)
 from torch.utils.tensorboard import SummaryWriter
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics
 from search.asha import Decision
-from search.driver import Assignment
+from search.assignment import Assignment
 
 VALUE = "accuracy/validation"
 """Tag of the value that is searched for."""
@@ -79,6 +84,8 @@ class Board:
     def started(self, assignment: Assignment, origin: str) -> None:
         """Open the trial's curves and write its hparams at once, not when it ends."""
         values = flatten(assignment.configuration) | {"origin": origin}
+        if assignment.trial in self._open:  # its worker died, and it is handed out again
+            self._open.pop(assignment.trial).close()
         curves = Curves(self._folder / f"t{assignment.trial:04d}")
         curves.add_summary(
             summary_v2.hparams_pb(

@@ -25,8 +25,9 @@ from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
 
-TRIAL, FAILURE, METRICS = "trial", "failure", "metrics"
-"""Keys of what a worker reports: the trial's number, a traceback or "", the epoch's metrics."""
+TRIAL, FAILURE, REMARK, METRICS = "trial", "failure", "remark", "metrics"
+"""Keys of what a worker reports: the trial's number, a traceback or "", what was substituted or "",
+the epoch's metrics."""
 
 
 class TrialWorker(tune.Trainable):
@@ -69,6 +70,7 @@ class TrialWorker(tune.Trainable):
         report: dict[str, Any] = {
             TRIAL: self._trial,
             FAILURE: "",
+            REMARK: "",
             METRICS: None,
             "node": platform.node(),
             "pid": os.getpid(),
@@ -80,6 +82,7 @@ class TrialWorker(tune.Trainable):
             if math.isfinite(metrics.train_loss):
                 save_checkpoint(self._training, self._checkpoint, asdict(metrics))
             report[METRICS] = asdict(metrics)
+            report[REMARK] = self._remark
         except Exception:  # a bug in one configuration must not end the study
             report[FAILURE] = traceback.format_exc()
         return report
@@ -90,6 +93,7 @@ class TrialWorker(tune.Trainable):
         self._trial = int(config[TRIAL])
         self._checkpoint = Path(config["checkpoint"])
         self._epochs = None
+        self._remark = ""
 
     def _start(self) -> Iterator[EpochMetrics]:
         configuration = Configuration.from_dict(self._config["configuration"])
@@ -105,7 +109,7 @@ class TrialWorker(tune.Trainable):
             try:
                 training, written = load_checkpoint(self._checkpoint, self._device)
             except CheckpointError as error:
-                print(f"{error}; trial {self._trial} starts again from its first epoch")
+                self._remark = f"{error}; it started again from its first epoch"
             else:
                 if training.configuration == configuration:
                     return training, written

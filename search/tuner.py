@@ -20,8 +20,9 @@ import torch
 from data.images import LabelledImages
 from data.loader import as_tensors
 from model.cnn import pixel_statistics
+from search.assignment import Observer
 from search.config import ResourcesSection
-from search.driver import Driver, Observer
+from search.driver import Driver
 from search.study import Study
 
 CHECKOUT = Path(__file__).parent.parent

@@ -150,9 +150,10 @@ class View:
         over = [trial for trial in trials if trial.outcome != "running"]
         # Baselines say little about the epochs of other networks.
         ours = [trial for trial in trials if not trial.origin.startswith(_BASELINE)]
-        if len(over) >= _FEWEST_ENDED and ours and self.slots:
+        trained = sum(map(_seconds, trials))
+        if len(over) >= _FEWEST_ENDED and ours and trained and self.slots:
             # Slots also wait, between epochs and between trials: as much as they did so far.
-            delay = max(1.0, self.seconds(now) * num_slots / sum(map(_seconds, trials)))
+            delay = max(1.0, self.seconds(now) * num_slots / trained)
             if budget.trials is not None:
                 new = max(0, budget.trials - self.num_asked)
                 pool, spent = [*map(_seconds, over)], [*map(_seconds, busy)]

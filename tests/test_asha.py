@@ -53,7 +53,7 @@ def test_the_best_third_goes_on() -> None:
     (fifth,) = _arrive(asha, 1, 0.25, first_trial=6)
     assert (fifth.action, fifth.rank, fifth.cutoff) == ("stop", 5, 0.4)
     assert fifth.competitors == 6
-    assert fifth.reason == "rank 5 of 7 at the rung of 1 epochs; the best 3 go on"
+    assert fifth.reason == "rank 5 of 7 at the rung of 1 epoch; the best 3 go on"
 
 
 def test_a_tie_with_the_cutoff_goes_on() -> None:
@@ -71,7 +71,7 @@ def test_nothing_is_stopped_before_enough_others_are_there() -> None:
     assert [decision.competitors for decision in decisions] == [0, 1, 2, 3]
     assert decisions[2].cutoff is None
     assert decisions[2].reason == (
-        "only 2 others at the rung of 1 epochs, 3 are needed to stop a trial"
+        "only 2 others at the rung of 1 epoch, 3 are needed to stop a trial"
     )
 
 

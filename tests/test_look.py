@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.images import ImageShape
+from data.images import FASHION_CLASSES, ImageShape
 from model.checkpoint import save_model
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import Training
@@ -22,9 +22,6 @@ from search.look import bootstrap_interval, look_at_test
 from search.study import Study, StudyError, create, write_json
 
 CHECKOUT = Path(__file__).parent.parent
-CLASSES = tuple("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split()) + (
-    "Ankle boot",
-)
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def study(tmp_path: Path) -> Study:
     training = Training.start(configuration, shape, (70.0,), (80.0,), 0, torch.device("cpu"))
     path = made.folder / "final" / "winner-s0" / "model.safetensors"
     path.parent.mkdir(parents=True)
-    save_model(training, path, classes=CLASSES, metrics={})
+    save_model(training, path, classes=FASHION_CLASSES, metrics={})
     row = {
         "name": "winner-s0",
         "group": "winner",

@@ -124,8 +124,8 @@ def test_a_log_has_a_line_an_event_and_no_control_codes(
         " 347,114 parameters"
     ) in told
     assert (
-        "t0002 pruned after 1 epoch, validation 70.00 %: rank 3 of 3 at the rung of 1 epochs;"
-        " the best 1 go on"
+        "t0002 pruned after 1 epoch, validation 70.00 %: rank 3 of 3 at the rung of 1 epoch;"
+        " only the best goes on"
     ) in told
     assert (
         "t0003 complete after 3 epochs, validation 92.34 %: trained for all 3 epochs;"

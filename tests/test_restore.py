@@ -13,8 +13,9 @@ import pytest
 from data.images import ImageShape
 from model.config import Configuration
 from model.train import EpochMetrics
+from search.assignment import Assignment, derive_seed
 from search.config import StudyConfig
-from search.driver import Assignment, Driver, derive_seed
+from search.driver import Driver
 from search.record import Record
 from search.study import Study, create, open_study
 

@@ -15,13 +15,16 @@ import torch
 from data.loader import as_tensors
 from model.checkpoint import load_checkpoint
 from model.cnn import pixel_statistics
-from model.config import Configuration
+from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics, Training, fit
 from search.asha import Decision
+from search.assignment import Assignment, derive_seed
+from search.bridge import as_config
 from search.config import DataSection, ResourcesSection, StudyConfig
 from search.dataset import StudyImages, load_images
-from search.driver import Assignment, Driver, derive_seed
+from search.driver import Driver
 from search.study import Study, Trial, best_of, create, open_study
+from search.trial import TrialWorker
 from search.tuner import plan_slots, run_search
 
 MakeConfig = Callable[..., StudyConfig]
@@ -271,3 +274,91 @@ def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(
         ValueError, match=r"gpus_per_trial` is 0\.5, but this machine has 0 GPUs; set"
     ):
         plan_slots(ResourcesSection(gpus_per_trial=0.5))
+
+
+def _worker(config: dict[str, Any]) -> TrialWorker:
+    """Return a worker at the beginning of an assignment, in this process."""
+    images = load_images(DataSection(source="synthetic", synthetic_train=200, validation_images=50))
+    worker = TrialWorker.__new__(TrialWorker)  # Ray's own __init__ is for its processes
+    worker.setup(
+        config,
+        train=images.train,
+        validation=images.validation,
+        pixels=((70.0,), (80.0,)),
+        threads=torch.get_num_threads(),
+    )
+    return worker
+
+
+@pytest.fixture
+def assignment(tmp_path: Path) -> dict[str, Any]:
+    """Return an assignment of three epochs, as it travels to a worker."""
+    configuration = Configuration(
+        network=NetworkConfig(filters=(4,)), training=TrainingConfig(epochs=3, learning_rate=0.01)
+    )
+    return as_config(
+        Assignment(
+            trial=7,
+            attempt=1,
+            configuration=configuration,
+            seed=5,
+            checkpoint=tmp_path / "last.safetensors",
+        )
+    )
+
+
+def _without_times(report: dict[str, Any]) -> dict[str, Any]:
+    assert report["failure"] == ""
+    timed = ("seconds", "images_per_second")
+    return {key: value for key, value in report["metrics"].items() if key not in timed}
+
+
+def test_an_epoch_that_was_written_but_not_reported_is_told_again(
+    assignment: dict[str, Any],
+) -> None:
+    undisturbed = _worker(assignment | {"checkpoint": assignment["checkpoint"] + ".other"})
+    expected = [_without_times(undisturbed.step()) for _ in range(3)]
+    worker = _worker(assignment)
+    for _ in range(2):
+        worker.step()  # and dies; the record holds the first epoch only
+    worker = _worker(assignment | {"attempt": 2, "from_epoch": 1})
+    assert [_without_times(worker.step()) for _ in range(2)] == expected[1:]
+
+
+def test_what_the_record_holds_is_not_told_again(assignment: dict[str, Any]) -> None:
+    _worker(assignment).step()
+    worker = _worker(assignment | {"attempt": 2, "from_epoch": 1})
+    assert [worker.step()["metrics"]["epoch"] for _ in range(2)] == [2, 3]
+
+
+def test_a_damaged_checkpoint_is_said_and_the_trial_begins_again(
+    assignment: dict[str, Any],
+) -> None:
+    worker = _worker(assignment)
+    first = _without_times(worker.step())
+    path = Path(assignment["checkpoint"])
+    path.write_bytes(path.read_bytes()[:-10])
+    worker = _worker(assignment | {"attempt": 2, "from_epoch": 1})
+    again = worker.step()
+    assert _without_times(again) == first
+    assert str(path) in again["remark"]
+    assert "started again from its first epoch" in again["remark"]
+
+
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(
+    assignment: dict[str, Any],
+) -> None:
+    worker = _worker(assignment)
+    worker.step()
+    other = Configuration.from_dict(assignment["configuration"]).to_dict()
+    other["network"]["filters"] = [8]
+    worker.reset_config(assignment | {"configuration": other, "from_epoch": 1})
+    assert worker.step()["metrics"]["epoch"] == 1
+
+
+def test_an_error_in_the_worker_is_reported_not_raised(assignment: dict[str, Any]) -> None:
+    Path(assignment["checkpoint"]).mkdir()
+    report = _worker(assignment).step()
+    assert report["trial"] == 7
+    assert report["metrics"] is None
+    assert "IsADirectoryError" in report["failure"]

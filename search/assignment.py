@@ -1,0 +1,53 @@
+"""What a driver hands out and tells: the words between it, its workers and those who watch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from model.config import Configuration
+from model.train import EpochMetrics
+from search.asha import Decision
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """A trial handed to a worker."""
+
+    trial: int
+    attempt: int
+    configuration: Configuration
+    seed: int
+    checkpoint: Path
+    """Where the trial's checkpoint is written, and read from when it exists."""
+    from_epoch: int = 0
+    """Epochs of the trial that the record holds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a worker does after an epoch."""
+
+    action: Literal["continue", "stop"]
+    reason: str = ""
+
+
+class Observer(Protocol):
+    """Watches a search: the screen, the logs, TensorBoard."""
+
+    def started(self, assignment: Assignment, origin: str) -> None:
+        """Note that a trial was handed out."""
+
+    def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
+        """Note that an epoch was recorded."""
+
+    def ended(self, trial: int, outcome: str, reason: str) -> None:
+        """Note that a trial ended; only trials that started are told of."""
+
+
+def derive_seed(seed: int, *labels: str | int) -> int:
+    """Return a seed in [0, 2^31) that depends on `seed` and every label."""
+    text = "/".join(map(str, (seed, *labels)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
