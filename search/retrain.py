@@ -7,6 +7,7 @@ touched here: see `search.look`.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -18,8 +19,8 @@ from model.config import Configuration
 from model.train import EpochMetrics
 from search.assignment import derive_seed
 from search.config import DataSection, StudyConfig
+from search.slots import Slots, plan_slots, worker_environment
 from search.study import Study, StudyError, Trial, best_of, write_json
-from search.tuner import Slots, plan_slots
 
 Progress = Callable[[str, int, EpochMetrics], None]
 """Called with a model's name, its epochs in all, and each epoch's metrics."""
@@ -112,6 +113,7 @@ def retrain(study: Study, progress: Progress) -> list[FinalModel]:
 def _train_all(
     config: StudyConfig, models: list[FinalModel], folder: Path, slots: Slots, progress: Progress
 ) -> Iterator[tuple[FinalModel, dict[str, Any]]]:
+    os.environ |= worker_environment()
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()

@@ -22,9 +22,10 @@ from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
 from search.result import build_result, final_metrics
 from search.retrain import retrain
+from search.slots import CHECKOUT
 from search.study import Study, StudyError, create, describe_environment, write_json
 from search.tensorboard import Board, Curves
-from search.tuner import CHECKOUT, run_search
+from search.tuner import run_search
 
 PROOF_IMAGES = 2000
 """Training images on which exported programs must agree with the live network."""

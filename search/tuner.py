@@ -12,20 +12,14 @@ import platform
 import signal
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from data.images import LabelledImages
 from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from search.assignment import Observer
-from search.config import ResourcesSection
 from search.driver import Driver
+from search.slots import plan_slots, worker_environment
 from search.study import Study
-
-CHECKOUT = Path(__file__).parent.parent
 
 _SETTINGS = {
     # Tune's own output, loggers and snapshots: the record and the screen are ours.
@@ -44,47 +38,6 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slots:
-    """How many trials run at a time on this machine, and what each one gets."""
-
-    count: int
-    threads: int
-    """CPU threads of one trial."""
-    gpus: float
-    """GPU share of one trial."""
-
-
-def plan_slots(resources: ResourcesSection) -> Slots:
-    """Divide this machine's CPUs and GPUs among trials.
-
-    Raises:
-        ValueError: One trial asks for more than the machine has.
-    """
-    cpus, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
-    threads = resources.cpus_per_trial
-    if threads > cpus:
-        raise ValueError(
-            f"`resources.cpus_per_trial` is {threads}, but this machine has {cpus} CPUs"
-        )
-    share = resources.gpus_per_trial
-    if share == "auto":
-        share = 0.25 if gpus else 0.0
-    if share > gpus:
-        raise ValueError(
-            f"`resources.gpus_per_trial` is {share:g}, but this machine has {gpus} GPUs; set it"
-            " to 0 or auto"
-        )
-    count = cpus // threads
-    if share > 0:
-        # A share lies on one GPU: of two GPUs, trials of 0.4 fill two each, not five.
-        held = int(1 / share) * gpus if share <= 1 else int(gpus / share)
-        count = min(count, held)
-    if resources.max_concurrent != "auto":
-        count = min(count, resources.max_concurrent)
-    return Slots(count=count, threads=threads, gpus=float(share))
-
-
 def run_search(
     study: Study,
     train: LabelledImages,
@@ -98,10 +51,7 @@ def run_search(
         ValueError: The space yields no network that fits, or the machine lacks a resource.
     """
     slots = plan_slots(study.config.resources)
-    os.environ |= _SETTINGS
-    # Workers import our packages from the checkout, wherever the command was given.
-    path = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
+    os.environ |= _SETTINGS | worker_environment()
     import ray
     from ray import tune
 

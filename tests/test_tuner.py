@@ -23,9 +23,10 @@ from search.bridge import as_config
 from search.config import DataSection, ResourcesSection, StudyConfig
 from search.dataset import StudyImages, load_images
 from search.driver import Driver
+from search.slots import plan_slots
 from search.study import Study, Trial, best_of, create, open_study
 from search.trial import TrialWorker
-from search.tuner import plan_slots, run_search
+from search.tuner import run_search
 
 MakeConfig = Callable[..., StudyConfig]
 DATA = DataSection(source="synthetic", synthetic_train=1800, validation_images=300)
