@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.images import ImageShape
 from model.config import NetworkConfig
+from model.dropout import Dropout
 from model.geometry import ConvPlan, NetworkCost, check_fits, network_cost, plan_network
 
 __all__ = ["CNN", "NetworkCost", "check_fits", "network_cost", "pixel_statistics"]
@@ -62,7 +63,7 @@ class CNN(nn.Module):
         )
         self.average = config.head == "average"
         self.hidden = nn.Linear(*plan.linears[0]) if len(plan.linears) == 2 else None
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else None
+        self.dropout = Dropout(config.dropout) if config.dropout else None
         self.classifier = nn.Linear(*plan.linears[-1])
         _initialise(self)
 
@@ -90,7 +91,7 @@ class Block(nn.Module):
         self.norm1 = _norm(convs[0], config)
         self.conv2 = _convolution(convs[1], config) if len(convs) == 2 else None
         self.norm2 = _norm(convs[1], config) if len(convs) == 2 else None
-        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.dropout = Dropout(dropout) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, F, H', W') for (N, C, H, W)."""

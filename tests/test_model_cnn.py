@@ -73,8 +73,8 @@ def test_the_seed_notebooks_networks_have_their_parameters(
     cost = network_cost(config, FASHION)
     assert (cost.parameters, cost.multiply_adds) == (parameters, multiply_adds)
     assert sum(p.numel() for p in build(config).parameters()) == parameters
-    dropouts = [m for m in build(config).modules() if isinstance(m, nn.Dropout)]
-    assert [m.p for m in dropouts] == ([dropout] if dropout else [])
+    dropouts = [m for m in build(config).modules() if isinstance(m, Dropout)]
+    assert [m.rate for m in dropouts] == ([dropout] if dropout else [])
 
 
 def test_a_seed_network_answers_as_the_notebooks_layers_in_their_order() -> None:

@@ -129,6 +129,9 @@ def test_the_summary_gives_the_answer_and_where_everything_is(
     ):
         assert re.search(fact, text), f"{fact}\n{text}"
     assert "export" not in text  # nothing was exported
+    status = drawn(status_table(study))
+    assert "Slot" not in status
+    assert status.endswith(text)  # of a finished study, how it stands is what it found
     study.record.add_look(reason="again", models="{}", broke_seal=True)
     assert "2 looks at the test set; the seal was BROKEN" in drawn(summary(study))
 
