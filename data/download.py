@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images import DataError
+from data.images import DataUnavailable
 
 Progress = Callable[[str, int, int], None]
 """Called with (file name, bytes done, bytes in total); a retry starts at 0 again."""
@@ -57,8 +57,8 @@ def download(
 
     `mirrors` are addresses that the file name is appended to. `timeout_seconds` bounds the wait for
     a connection and for each piece; the pause between rounds starts at `backoff_seconds` and
-    doubles. The file appears under its name only when its checksum is right. Raises DataError with
-    each mirror's last fault.
+    doubles. The file appears under its name only when its checksum is right. Raises
+    DataUnavailable with each mirror's last fault.
     """
     faults: dict[str, str] = {}
     for round_ in range(num_rounds):
@@ -70,7 +70,7 @@ def download(
             except _MirrorError as error:
                 faults[mirror] = str(error)
     told = "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
-    raise DataError(
+    raise DataUnavailable(
         f"{remote.name}: could not be fetched in {num_rounds} rounds ({told}); check the network "
         "and try again"
     )

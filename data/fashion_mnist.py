@@ -10,7 +10,7 @@ from typing import Literal
 
 from data.download import Progress, RemoteFile, download
 from data.idx import load_idx
-from data.images import DataError, LabelledImages
+from data.images import DataError, DataUnavailable, LabelledImages
 
 # Lengths and MD5 as published by Zalando (github.com/zalandoresearch/fashion-mnist).
 FILES = (
@@ -117,8 +117,8 @@ def _complete_cache(
                 progress=progress,
                 backoff_seconds=backoff_seconds,
             )
-    except DataError as error:
-        raise DataError(
+    except DataUnavailable as error:
+        raise DataUnavailable(
             f"{error}, or set FASHION_MNIST_DIR to a folder that has the four files"
         ) from error
     except OSError as error:

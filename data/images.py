@@ -28,6 +28,10 @@ class DataError(Exception):
     """Say in one line what was given, what is allowed and what to do next."""
 
 
+class DataUnavailable(DataError):
+    """Data that were not found on this machine and could not be downloaded; nothing is wrong."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageShape:
     """State what a network must accept and tell apart."""

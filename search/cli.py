@@ -60,6 +60,7 @@ def run(
 ) -> None:
     """Search, retrain the best, look at the test set once, export and report."""
     from search.config_file import load_config
+    from search.lock import hold
     from search.run import new_study
 
     settings = list(overrides or [])
@@ -75,7 +76,8 @@ def run(
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})
     level = _verbosity(quiet or as_json, verbose)
     study, images = new_study(resolved, folder, level)
-    _go_on(study, images, level, as_json)
+    with hold(study.folder):
+        _go_on(study, images, level, as_json)
 
 
 @app.command()
@@ -87,10 +89,12 @@ def resume(
     verbose: Verbose = False,
 ) -> None:
     """Go on with a study that was interrupted, from its record."""
+    from search.lock import hold
     from search.run import reopen_images
 
     opened = _open(study, runs)
-    _go_on(opened, reopen_images(opened), _verbosity(quiet or as_json, verbose), as_json)
+    with hold(opened.folder):
+        _go_on(opened, reopen_images(opened), _verbosity(quiet or as_json, verbose), as_json)
 
 
 @app.command()
@@ -104,13 +108,19 @@ def status(
     """Show how a study stands, also while it runs."""
     from search.progress import status_table, studies_table
     from search.result import summarise
+    from search.study import StudyError
 
     if study is not None:
         opened = _open(study, runs)
         _print(summarise(opened), as_json, lambda: status_table(opened))
         return
     found = sorted(path.parent for path in runs.resolve().glob("*/study.db"))
-    summaries = [summarise(_open(str(folder), runs)) for folder in found] if as_json else []
+    summaries = []
+    for folder in found if as_json else ():
+        try:
+            summaries.append(summarise(_open(str(folder), runs)))
+        except StudyError as error:
+            summaries.append({"study": folder.name, "error": str(error)})
     _print(summaries, as_json, lambda: studies_table(found))
 
 
@@ -119,11 +129,13 @@ def retrain(
     study: StudyName, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
     """Train the best configuration again on all training images, with fresh seeds."""
+    from search.lock import hold
     from search.run import report_study, retrain_study
 
     opened = _open(study, runs)
-    retrain_study(opened, _verbosity(quiet, verbose))
-    report_study(opened)
+    with hold(opened.folder):
+        retrain_study(opened, _verbosity(quiet, verbose))
+        report_study(opened)
     typer.echo(f"retrained: {opened.folder / 'final'}; next: evaluate {opened.name}")
 
 
@@ -137,12 +149,16 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the retrained models on the test images: once, and recorded."""
+    from search.lock import hold
     from search.run import evaluate_study, report_study
 
     opened = _open(study, runs)
-    evaluate_study(opened, break_seal=break_seal)
-    opened.set_state("finished")
-    _show_result(opened, report_study(opened), as_json)
+    with hold(opened.folder):
+        evaluate_study(opened, break_seal=break_seal)
+        if opened.state == "retrained":
+            opened.set_state("finished")
+        result = report_study(opened)
+    _show_result(opened, result, as_json)
 
 
 @app.command()
@@ -152,9 +168,12 @@ def export(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Write the final model as safetensors, torch.export and ONNX, proven to agree."""
+    from search.lock import hold
     from search.run import export_study
 
-    folder = export_study(_open(study, runs), None if out is None else out.resolve())
+    opened = _open(study, runs)
+    with hold(opened.folder):
+        folder = export_study(opened, None if out is None else out.resolve())
     typer.echo(str(folder))
 
 
@@ -170,8 +189,10 @@ def predict(
     from search.predict import find_model, predict_table
     from search.predict import predict as label
 
-    place = runs / model if (runs / model).is_dir() else Path(model)
-    predictions = label(find_model(place.resolve()), [p.resolve() for p in inputs], top=top)
+    place = _study_folder(model, runs)
+    if not place.is_dir():
+        place = Path(model).resolve()
+    predictions = label(find_model(place), [p.resolve() for p in inputs], top=top)
     _print([p.to_dict() for p in predictions], as_json, lambda: predict_table(predictions))
 
 
@@ -213,9 +234,6 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
 
 
 def _is_for_people(error: Exception) -> bool:
@@ -228,11 +246,16 @@ def _is_for_people(error: Exception) -> bool:
 def _go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
     from search.run import finish, report_study, search
 
-    if study.state in ("created", "searching", "stopped") and not search(study, images, level):
+    try:
+        done = study.state not in ("created", "searching", "stopped")
+        if done or search(study, images, level):
+            _show_result(study, finish(study, level), as_json)
+            return
         report_study(study)
-        sys.stderr.write(f"stopped; resume with: python -m search resume {study.name}\n")
-        sys.exit(130)
-    _show_result(study, finish(study, level), as_json)
+    except KeyboardInterrupt:
+        pass
+    sys.stderr.write(f"stopped; resume with: python -m search resume {study.name}\n")
+    sys.exit(130)
 
 
 def _show_result(study: Any, result: dict[str, Any], as_json: bool) -> None:
@@ -244,8 +267,12 @@ def _show_result(study: Any, result: dict[str, Any], as_json: bool) -> None:
 def _open(study: str, runs: Path) -> Any:
     from search.study import open_study
 
-    folder = Path(study) if "/" in study or (Path(study) / "study.db").is_file() else runs / study
-    return open_study(folder.resolve())
+    return open_study(_study_folder(study, runs))
+
+
+def _study_folder(study: str, runs: Path) -> Path:
+    # A name is looked up under --runs; anything with a slash is a folder.
+    return (Path(study) if "/" in study else runs / study).resolve()
 
 
 def _verbosity(quiet: bool, verbose: bool) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.download import Progress
-from data.images import DataError, LabelledImages
+from data.images import DataUnavailable, LabelledImages
 from data.source import load_train
 from data.split import split_fingerprint, stratified_split
 from search.config import DataSection, StudyConfig
@@ -74,23 +74,29 @@ def load_images(section: DataSection, progress: Progress | None = None) -> Study
 def settle_source(
     config: StudyConfig, progress: Progress | None = None
 ) -> tuple[StudyConfig, StudyImages, str]:
-    """Load the study's images, from `data.fallback` where its source cannot be had.
+    """Load the study's images; where they cannot be had, those of `data.fallback`.
+
+    Only data that are neither on this machine nor to be downloaded are substituted: a damaged file
+    or an empty FASHION_MNIST_DIR is an error.
 
     Returns the configuration as it then is, the images, and one line that says what was
-    substituted and why (empty where nothing was). The validation set shrinks in proportion.
+    substituted and why (empty where nothing was).
     """
     try:
-        return config, load_images(config.data, progress), ""
-    except DataError as error:
-        if config.data.fallback is None or config.data.source == config.data.fallback:
+        section = _fit_to_drawn(config.data)
+        return config.model_copy(update={"data": section}), load_images(section, progress), ""
+    except DataUnavailable as error:
+        if config.data.fallback is None:
             raise
         reason = str(error)
-    count = config.data.synthetic_train
-    section = config.data.model_copy(
-        update={
-            "source": config.data.fallback,
-            "validation_images": min(config.data.validation_images, max(1, count // 10)),
-        }
-    )
+    section = _fit_to_drawn(config.data.model_copy(update={"source": config.data.fallback}))
     note = f"drawn images ({section.source}) stand in for {config.data.source}: {reason}"
     return config.model_copy(update={"data": section}), load_images(section, progress), note
+
+
+def _fit_to_drawn(section: DataSection) -> DataSection:
+    # 6,000 validation images suit 60,000; of fewer drawn ones more than a fifth is too many.
+    most = section.synthetic_train // 5
+    if section.source != "synthetic" or section.validation_images <= most:
+        return section
+    return section.model_copy(update={"validation_images": section.synthetic_train // 10})

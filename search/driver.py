@@ -38,6 +38,7 @@ class _Open:
     attempt: int
     scores: dict[int, float]
     """Epoch -> validation accuracy, over all attempts."""
+    remark: str = ""
 
 
 class Driver:
@@ -79,6 +80,7 @@ class Driver:
         )
         self._open: dict[int, _Open] = {}
         self._announced: set[int] = set()
+        self._lost_in_a_row = 0
         self._stop_reason = ""
         past = recall(study)
         self._in_flight = list(past.in_flight)
@@ -113,8 +115,14 @@ class Driver:
         """Return the next trial to run, or None for none now (see `done`).
 
         Raises:
-            ValueError: The space yields no network that fits the images and the limits.
+            ValueError: The space yields no network that fits the images and the limits, or workers
+                die before they finish a single epoch.
         """
+        if self._lost_in_a_row >= 3 * _MOST_LOSSES:
+            raise ValueError(
+                f"{self._lost_in_a_row} workers in a row died before they finished an epoch: too"
+                " little memory, or a driver problem; see Ray's logs, then resume"
+            )
         if not self._stop_reason and (spent := self._out_of_resources()):
             while self._in_flight:
                 self._end(self._in_flight.pop(0), _budget_ended(spent))
@@ -141,12 +149,14 @@ class Driver:
         self._study.record.place_attempt(trial, attempt, node=node, pid=pid)
 
     def remark(self, trial: int, text: str) -> None:
-        """Record what a worker had to do otherwise than asked."""
+        """Record what a worker had to do otherwise than asked; it is said with the trial's end."""
+        self._open[trial].remark = text
         self._proposer.note(trial, remark=text)
 
     def on_epoch(self, trial: int, metrics: EpochMetrics) -> Verdict:
         """Record an epoch, decide, and end the trial where the verdict is stop."""
         entry = self._open[trial]
+        self._lost_in_a_row = 0
         value = score(metrics)
         decision = None
         self._epochs += metrics.epoch not in entry.scores
@@ -187,6 +197,7 @@ class Driver:
         if entry is None:
             return
         self._open.pop(trial)
+        self._lost_in_a_row += 1
         self._study.record.end_attempt(trial, entry.attempt, outcome="lost", reason=reason)
         losses = sum(
             attempt["trial"] == trial and attempt["outcome"] == "lost"
@@ -236,11 +247,13 @@ class Driver:
 
     def _end(self, trial: int, end: Ending, *, detail: str = "") -> None:
         entry = self._open.pop(trial, None)
+        reason = end.reason
         if entry is not None:
             self._study.record.end_attempt(
                 trial, entry.attempt, outcome=end.outcome, reason=detail or end.reason
             )
-        self._proposer.note(trial, reason=end.reason)
+            reason += f" ({entry.remark})" if entry.remark else ""
+        self._proposer.note(trial, reason=reason)
         if end.outcome == "infeasible":
             self._proposer.note(trial, infeasible=True)
         value = self._study.trial(trial).value if end.outcome == "complete" else None
@@ -248,7 +261,7 @@ class Driver:
         if trial in self._announced:
             self._announced.remove(trial)
             for observer in self._observers:
-                observer.ended(trial, end.outcome, end.reason)
+                observer.ended(trial, end.outcome, reason)
 
     def _spent(self) -> str:
         trials = self._study.config.budget.trials

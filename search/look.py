@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from data.loader import as_tensors
 from data.source import load_test
 from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
+from search.retrain import sha256
 from search.study import Study, StudyError, write_json
 
 _RESAMPLES = 2000
@@ -39,18 +39,19 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     path = study.folder / "final" / "metrics.json"
     if not path.is_file():
         raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")
-    looks = study.record.looks()
-    if looks and break_seal is None:
+    # A look that showed no number (the images could not be read) stays on record, but is not one.
+    seen = [look for look in study.record.looks() if look["result"] is not None]
+    if seen and break_seal is None:
         raise StudyError(
-            f"the test set was looked at {len(looks)} time(s) before by this study; a further look"
+            f"the test set was looked at {len(seen)} time(s) before by this study; a further look"
             ' makes its number less honest and needs --break-seal "reason"'
         )
     metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     hashes = {row["name"]: row["model_sha256"] for row in metrics["models"]}
     for name, expected in hashes.items():
         _check_hash(study.folder / "final" / name / "model.safetensors", expected)
-    study.record.add_look(
-        reason=break_seal or reason, models=json.dumps(hashes), broke_seal=bool(looks)
+    look = study.record.add_look(
+        reason=break_seal or reason, models=json.dumps(hashes), broke_seal=bool(seen)
     )
     test = load_test(study.config.data.spec())
     correct: dict[str, list[NDArray[np.bool_]]] = {}
@@ -68,6 +69,8 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
         correct.setdefault(row["group"], []).append(right)
     metrics["test_images"] = test.num_images
     metrics["groups"] = {group: _summary(rights) for group, rights in correct.items()}
+    metrics["test_fingerprint"] = test.fingerprint()
+    study.record.end_look(look, result=json.dumps(metrics["groups"]))
     write_json(path, metrics)
     return metrics
 
@@ -89,7 +92,8 @@ def bootstrap_interval(correct: NDArray[np.bool_]) -> list[float]:
 
     Args:
         correct: (seeds, N) bool. Images are drawn with replacement, together for all seeds, and so
-            are the seeds: both the test set and the training are samples. (Efron 1979.)
+            are the seeds: both the test set and the training are samples. (Efron 1979.) With one
+            seed the interval speaks of the test images only.
     """
     draw = np.random.default_rng(0)
     seeds, images = correct.shape
@@ -118,9 +122,5 @@ def _keep_worst(path: Path, test: LabelledImages, logits: NDArray[np.float32]) -
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise StudyError(f"{path} cannot be read: {error.strerror}; run `retrain`") from None
-    if found != expected:
+    if sha256(path) != expected:
         raise StudyError(f"{path} is not the model that was retrained (SHA-256); run `retrain`")

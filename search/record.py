@@ -71,6 +71,7 @@ _looks = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("models", sa.Text, nullable=False),
     sa.Column("broke_seal", sa.Boolean, nullable=False),
+    sa.Column("result", sa.Text),
 )
 _sessions = sa.Table(
     "fs_session",
@@ -182,14 +183,23 @@ class Record:
                 .values(ended_at=seen, outcome="stopped", reason=reason)
             )
 
-    def add_look(self, *, reason: str, models: str, broke_seal: bool) -> None:
-        """Record one look at the test set: why, and the SHA-256 of each model (JSON)."""
+    def add_look(self, *, reason: str, models: str, broke_seal: bool) -> int:
+        """Record that the test set is about to be opened; return the look's id.
+
+        `models` holds the SHA-256 of each model (JSON).
+        """
         with self._engine.begin() as connection:
-            connection.execute(
+            result = connection.execute(
                 _looks.insert().values(
                     at=time.time(), reason=reason, models=models, broke_seal=broke_seal
                 )
             )
+        return _new_key(result)
+
+    def end_look(self, look: int, *, result: str) -> None:
+        """Record the numbers that a look showed (JSON)."""
+        with self._engine.begin() as connection:
+            connection.execute(_looks.update().where(_looks.c.id == look).values(result=result))
 
     def start_session(self, stage: str, *, host: str, pid: int) -> int:
         """Record that a driver works on the study; return the session's id."""
@@ -256,6 +266,12 @@ class Record:
     def _rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _new_key(result: sa.CursorResult[Any]) -> int:
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])
 
 
 def _finite(value: Any) -> Any:

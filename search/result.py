@@ -8,16 +8,21 @@ from typing import Any
 
 from search.baselines import BASELINES
 from search.study import Study, Trial, best_of
+from search.view import is_alive
 
 
 def summarise(study: Study) -> dict[str, Any]:
     """Return what `status --json` prints: the study as it stands now."""
-    trials = study.trials()
+    trials, alive = study.trials(), is_alive(study)
+    open_trials = _count(trials, "running")
     return {
         "study": study.name,
         "state": study.state,
+        "alive": alive,
         "dataset": _dataset(study, None),
-        "trials": _counts(trials) | {"running": _count(trials, "running")},
+        # In flight when the driver ended: they go on when the study is resumed.
+        "trials": _counts(trials)
+        | {"running": open_trials if alive else 0, "unfinished": 0 if alive else open_trials},
         "best": _best(trials),
         "budget": _budget(study, trials),
     }
@@ -29,13 +34,14 @@ def build_result(study: Study) -> dict[str, Any]:
     metrics = final_metrics(study)
     groups = metrics.get("groups", {})
     models = metrics.get("models", [])
-    looks = study.record.looks()
+    looks = [look for look in study.record.looks() if look["result"] is not None]
     final = None
     if "winner" in groups:
-        best = best_of(trials)
+        winner = next(trial for trial in trials if trial.name == metrics["winner_trial"])
         final = dict(groups["winner"])
-        final["parameters"] = best.parameters if best else None
-        final["multiply_adds"] = best.multiply_adds if best else None
+        final["trial"] = winner.name
+        final["parameters"] = winner.parameters
+        final["multiply_adds"] = winner.multiply_adds
         final["epochs"] = next(m["epochs"] for m in models if m["group"] == "winner")
         final["train_accuracy"] = _train_accuracy(models, "winner")
         final["test_looks"] = len(looks)

@@ -6,11 +6,13 @@ touched here: see `search.look`.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from model.config import Configuration
 from model.train import EpochMetrics
 from search.assignment import derive_seed
 from search.config import DataSection, StudyConfig
-from search.slots import Slots, plan_slots, worker_environment
+from search.slots import Slots, pick_device, plan_slots, worker_environment
 from search.study import Study, StudyError, Trial, best_of, write_json
 
 Progress = Callable[[str, int, EpochMetrics], None]
@@ -80,34 +82,55 @@ def plan_final_models(study: Study) -> list[FinalModel]:
     ]
 
 
-def retrain(study: Study, progress: Progress) -> list[FinalModel]:
-    """Train every final model and save it under final/; return the models.
+def retrain(study: Study, folder: Path, fingerprint: str, progress: Progress) -> None:
+    """Train every final model and save it under `folder`, with metrics.json beside them.
+
+    A training that diverges is recorded and left out.
 
     Raises:
-        StudyError: There is nothing to retrain, or a training diverged.
+        StudyError: There is nothing to retrain, the images are not those of `fingerprint`, every
+            winner diverged, or a worker process died.
     """
     models = plan_final_models(study)
+    best = best_of(study.trials())
+    assert best is not None
     slots = plan_slots(study.config.resources)
-    folder = study.folder / "final"
-    folder.mkdir(exist_ok=True)
-    rows = []
-    for model, outcome in _train_all(study.config, models, folder, slots, progress):
-        rows.append(
-            {
-                "name": model.name,
-                "group": model.group,
+    folder.mkdir()
+    rows: list[dict[str, Any]] = []
+    diverged: list[dict[str, Any]] = []
+    try:
+        for model, outcome in _train_all(study.config, models, folder, slots, progress):
+            if outcome.pop("fingerprint") != fingerprint:
+                raise StudyError("the images changed while they were trained on; retrain again")
+            if "diverged_at" in outcome:
+                diverged.append({"name": model.name, "epoch": outcome["diverged_at"]})
+                continue
+            described: dict[str, Any] = {"name": model.name, "group": model.group}
+            described |= {
                 "seed": model.seed,
                 "epochs": model.epochs,
                 "configuration": model.configuration.to_dict(),
-                **outcome,
             }
-        )
+            rows.append(described | outcome)
+    except BrokenProcessPool:
+        raise StudyError(
+            "a retraining process died (out of memory?); give it fewer slots with"
+            " --set resources.max_concurrent=1, or free memory, and retrain"
+        ) from None
+    if not any(row["group"] == "winner" for row in rows):
+        raise StudyError(f"every seed of {best.name} diverged: {diverged}; search on with resume")
     order = [model.name for model in models]
     rows.sort(key=lambda row: order.index(row["name"]))
-    best = best_of(study.trials())
-    assert best is not None
-    write_json(folder / "metrics.json", {"winner_trial": best.name, "models": rows})
-    return models
+    content = {"winner_trial": best.name, "models": rows, "diverged": diverged}
+    write_json(folder / "metrics.json", content)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, or an empty string where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _train_all(
@@ -119,14 +142,11 @@ def _train_all(
     events: Any = context.Queue()
     longest = {model.name: model.epochs for model in models}
     workers = min(slots.count, len(models))
-    with ProcessPoolExecutor(
-        workers, context, _prepare, (config.data, events, slots.threads)
-    ) as pool:
-        # Costly ones first: the last to finish should not have started last.
-        ordered = sorted(models, key=lambda m: m.group != "winner")
+    with ProcessPoolExecutor(workers, context, _prepare, (config.data, events, slots)) as pool:
         futures: dict[Future[dict[str, Any]], FinalModel] = {
-            pool.submit(_train_one, model, folder / model.name): model for model in ordered
+            pool.submit(_train_one, model, folder / model.name): model for model in models
         }
+        processes = list((pool._processes or {}).values())
         pending = set(futures)
         try:
             while pending:
@@ -135,9 +155,10 @@ def _train_all(
                 for future in finished:
                     yield futures[future], future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
+            # Queued models would still be trained, and waited for, by processes left alive.
+            for process in processes:
                 process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     _drain(events, longest, progress)
 
@@ -154,29 +175,30 @@ def _drain(events: Any, longest: dict[str, int], progress: Progress) -> None:
 _worker: dict[str, Any] = {}  # of one worker process: its images and the way to its parent
 
 
-def _prepare(section: DataSection, events: Any, threads: int) -> None:
+def _prepare(section: DataSection, events: Any, slots: Slots) -> None:
     import torch
 
     from data.loader import as_tensors
     from model.cnn import pixel_statistics
     from search.dataset import load_images
 
-    torch.set_num_threads(threads)
-    images = load_images(section).everything
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tensors = as_tensors(images, device)
+    torch.set_num_threads(slots.threads)
+    images = load_images(section)
+    # Spawned processes are numbered from 1: several GPUs take them in turn.
+    device = pick_device(slots.gpus, multiprocessing.current_process()._identity[-1])
+    tensors = as_tensors(images.everything, device)
     _worker.update(
         events=events,
         device=device,
-        classes=images.classes,
-        shape=images.shape,
+        classes=images.everything.classes,
+        shape=images.everything.shape,
+        fingerprint=images.fingerprint,
         tensors=tensors,
         pixels=pixel_statistics(tensors[0]),
     )
 
 
 def _train_one(model: FinalModel, folder: Path) -> dict[str, Any]:
-    import hashlib
     import math
 
     from model.checkpoint import save_model
@@ -190,9 +212,7 @@ def _train_one(model: FinalModel, folder: Path) -> dict[str, Any]:
     seconds = 0.0
     for metrics in fit(training, _worker["tensors"], None, until=model.epochs):
         if not math.isfinite(metrics.train_loss):
-            raise StudyError(
-                f"{model.name} diverged in epoch {metrics.epoch}; retrain another configuration"
-            )
+            return {"diverged_at": metrics.epoch, "fingerprint": _worker["fingerprint"]}
         seconds += metrics.seconds
         _worker["events"].put((model.name, metrics))
     assert metrics is not None
@@ -200,7 +220,8 @@ def _train_one(model: FinalModel, folder: Path) -> dict[str, Any]:
     path = folder / "model.safetensors"
     save_model(training, path, classes=_worker["classes"], metrics=asdict(metrics))
     return {
-        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "model_sha256": sha256(path),
+        "fingerprint": _worker["fingerprint"],
         "train_accuracy": metrics.train_accuracy,
         "train_loss": metrics.train_loss,
         "seconds": seconds,

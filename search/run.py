@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -21,9 +20,9 @@ from search.look import look_at_test
 from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
 from search.result import build_result, final_metrics
-from search.retrain import retrain
-from search.slots import CHECKOUT
-from search.study import Study, StudyError, create, describe_environment, write_json
+from search.retrain import retrain, sha256
+from search.slots import CHECKOUT, plan_slots
+from search.study import Study, StudyError, best_of, create, describe_environment, write_json
 from search.tensorboard import Board, Curves
 from search.tuner import run_search
 
@@ -37,7 +36,9 @@ def new_study(config: StudyConfig, runs: Path, verbosity: Verbosity) -> tuple[St
     Raises:
         DataError: The data cannot be had and no fallback is set.
         StudyError: The folder is taken.
+        ValueError: A trial asks for more than this machine has.
     """
+    plan_slots(config.resources)  # refuses what this machine does not have, before anything is made
     with download_progress(verbosity) as progress:
         config, images, substitution = settle_source(config, progress)
     facts = {"data": images.facts(), "substitution": substitution}
@@ -76,36 +77,57 @@ def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
 
 
 def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
-    """Retrain, look at the test set once, export, report; return the result."""
-    retrain_study(study, verbosity)
-    evaluate_study(study)
-    if study.config.final.export:
+    """Retrain, look at the test set once, export, report; return the result.
+
+    What was done before is not done again, so an interrupted end of a study can be gone on with.
+    """
+    if not is_retrained(study):
+        retrain_study(study, verbosity)
+    if "groups" not in final_metrics(study):
+        evaluate_study(study)
+        report_study(study)  # the answer is there, whatever happens to the export
+    if study.config.final.export and not _is_exported(study):
         export_study(study)
     study.set_state("finished")
     return report_study(study)
 
 
 def retrain_study(study: Study, verbosity: Verbosity) -> None:
-    """Train the final models; curves go to final/<model>/."""
-    final = study.folder / "final"
-    if final.exists():
-        shutil.rmtree(final)
-    study.set_state("retraining")
+    """Train the final models; curves go to final/<model>/. The old ones stay until all are done."""
+    images = reopen_images(study)
+    part = study.folder / "final.part"
+    shutil.rmtree(part, ignore_errors=True)
     curves: dict[str, Curves] = {}
     with _session(study, "retrain"), RetrainScreen(verbosity=verbosity) as screen:
 
         def progress(name: str, epochs: int, metrics: Any) -> None:
             if name not in curves:
-                curves[name] = Curves(final / name)
+                curves[name] = Curves(part / name)
             curves[name].add(metrics)
             screen(name, epochs, metrics)
 
         try:
-            retrain(study, progress)
+            retrain(study, part, images.fingerprint, progress)
         finally:
             for curve in curves.values():
                 curve.close()
-    study.set_state("retrained")
+    final = study.folder / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    part.replace(final)
+    if study.state == "searched":  # a study whose search was interrupted is still to be resumed
+        study.set_state("retrained")
+
+
+def is_retrained(study: Study) -> bool:
+    """Return whether final/ holds the models of the trial that is best now, unchanged."""
+    metrics = final_metrics(study)
+    best = best_of(study.trials())
+    if best is None or metrics.get("winner_trial") != best.name:
+        return False
+    return all(
+        sha256(study.folder / "final" / row["name"] / "model.safetensors") == row["model_sha256"]
+        for row in metrics["models"]
+    )
 
 
 def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, Any]:
@@ -121,36 +143,50 @@ def export_study(study: Study, out_dir: Path | None = None) -> Path:
     if not rows:
         raise StudyError(f"{study.name} has no retrained model; run `retrain {study.name}`")
     row = rows[0]
-    out_dir = out_dir or study.folder / "export"
-    if out_dir == study.folder / "export" and out_dir.exists():
-        shutil.rmtree(out_dir)  # ours, and remade from the same model
     path = study.folder / "final" / row["name"] / "model.safetensors"
     facts = study.noted("data") or {}
     provenance = {
         "study": study.name,
         "trial": metrics["winner_trial"],
         "seed": row["seed"],
-        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "model_sha256": row["model_sha256"],
         "data": facts.get("name"),
         "data_origin": "drawn by this program" if facts.get("synthetic") else facts.get("name"),
         "data_fingerprint": facts.get("fingerprint"),
         "test_looks": len(study.record.looks()),
         **(study.noted("environment") or {}),
     }
-    images = load_images(study.config.data).everything
+    images = reopen_images(study).everything
     proof = as_tensors(images, "cpu")[0][:PROOF_IMAGES].numpy()
     evaluation = row.get("test")
     if evaluation is not None:
         measured_on = f"{metrics['test_images']} test images of {facts.get('name')}"
         evaluation = evaluation | {"measured_on": measured_on}
+    # Ours is remade from the same model, and replaced only by one that is proven.
+    place = out_dir or study.folder / "export.part"
+    if out_dir is None:
+        shutil.rmtree(place, ignore_errors=True)
     with _session(study, "export"):
-        return export_model(
+        export_model(
             load_model(path, "cpu"),
-            out_dir,
+            place,
             proof_images=proof,
             provenance=provenance,
             evaluation=evaluation,
         )
+    if out_dir is not None:
+        return out_dir
+    ours = study.folder / "export"
+    shutil.rmtree(ours, ignore_errors=True)
+    place.replace(ours)
+    study.note("exported", row["model_sha256"])
+    return ours
+
+
+def _is_exported(study: Study) -> bool:
+    rows = [row for row in final_metrics(study)["models"] if row["group"] == "winner"]
+    there = (study.folder / "export" / "SHA256SUMS").is_file()
+    return there and bool(rows) and study.noted("exported") == rows[0]["model_sha256"]
 
 
 def report_study(study: Study) -> dict[str, Any]:

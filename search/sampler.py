@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from model.config import Configuration
+from search.assignment import derive_seed
 from search.config import SamplerSection
 from search.space import Space
 
@@ -84,10 +84,8 @@ class Proposer:
 
     def _propose(self, trial: optuna.Trial) -> Proposal:
         number = trial.number
-        if "fixed" in trial.user_attrs:  # a baseline: outside the space, or partly so
-            self._suggest_fixed(trial)
         given = trial.user_attrs.get("configuration")
-        if given is not None:
+        if given is not None:  # a baseline, or a trial that was begun before
             configuration = Configuration.from_dict(given)
             refusal = self._refuse(configuration)
             return Proposal(number=number, configuration=configuration, refusal=refusal)
@@ -101,7 +99,12 @@ class Proposer:
     def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], Configuration | None, str]:
         # Draws that make no network, or one over the limits, are thrown away before they become
         # trials: the space's shape is no news to the record. The last draw is kept with its reason.
-        for _ in range(_MOST_DRAWS):
+        for count in range(_MOST_DRAWS):
+            if count == _MOST_DRAWS // 2:
+                # The model insists on what cannot be. That is told with the trial.
+                self._study.sampler = RandomSampler(seed=self._seed_for(trial.number))
+                if "origin" not in trial.user_attrs:
+                    trial.set_user_attr("origin", "sampler, at random")
             values = self._space.suggest(_Draft(self._study, trial))
             configuration = None
             try:
@@ -140,15 +143,11 @@ class Proposer:
         key = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
         return optuna.Trial(self._study, key)
 
-    def _suggest_fixed(self, trial: optuna.Trial) -> None:
-        for dimension in self._space.dimensions:
-            for name in trial.user_attrs["fixed"]:
-                if name == dimension.key or name.rpartition("_")[0] == dimension.key:
-                    dimension.suggest(trial, name)
+    def _seed_for(self, number: int) -> int:
+        return derive_seed(self._seed, "sampler", number)
 
     def _sampler(self, number: int) -> BaseSampler:
-        text = f"{self._seed}/sampler/{number}".encode()
-        seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
+        seed = self._seed_for(number)
         if self._section.kind == "random":
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from search.config import ResourcesSection
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -30,7 +32,9 @@ def plan_slots(resources: ResourcesSection) -> Slots:
     Raises:
         ValueError: One trial asks for more than the machine has.
     """
-    cpus, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    import torch
+
+    cpus, gpus = available_cpus(), torch.cuda.device_count()
     threads = resources.cpus_per_trial
     if threads > cpus:
         raise ValueError(
@@ -52,6 +56,25 @@ def plan_slots(resources: ResourcesSection) -> Slots:
     if resources.max_concurrent != "auto":
         count = min(count, resources.max_concurrent)
     return Slots(count=count, threads=threads, gpus=float(share))
+
+
+def available_cpus() -> int:
+    """Return the CPUs this process may use; a batch system or a container may allow only some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # not Linux
+
+
+def pick_device(gpus: float, index: int = 0) -> torch.device:
+    """Return where the `index`-th worker trains: on a GPU only if its share of one is not 0.
+
+    Ray hides the other GPUs from a trial with a share; it hides none from a trial without.
+    """
+    import torch
+
+    if gpus == 0:
+        return torch.device("cpu")
+    return torch.device("cuda", index % torch.cuda.device_count())
 
 
 def worker_environment() -> dict[str, str]:

@@ -113,39 +113,6 @@ class Space:
             if counted and name not in self._names(dimension, settled):
                 raise ValueError(f"`{name}` is given for {self._num_blocks(settled)} blocks")
 
-    def representable(self, configuration: Configuration) -> dict[str, Any]:
-        """Return those parameters of this space that can express `configuration`, with its values.
-
-        A configuration from outside (a baseline) may lack some: what the sampler learns from it is
-        then only what the space can say.
-        """
-        plain = configuration.to_dict()
-        network, training = plain["network"], plain["training"]
-        num_blocks = len(network["filters"])
-        settled = network | training | {"num_blocks": num_blocks}
-        values: dict[str, Any] = {}
-        for dimension in self.dimensions:
-            if not self._exists(dimension, settled):
-                continue
-            found: dict[str, Any] = {}
-            if dimension.key == "num_blocks":
-                found["num_blocks"] = num_blocks
-            elif dimension.key in PER_BLOCK:
-                per_block = network[PER_BLOCK[dimension.key]]
-                if not dimension.per_block and len(set(per_block)) > 1:
-                    continue
-                names = self._names(dimension, {"num_blocks": num_blocks})
-                found = dict(zip(names, per_block, strict=False))
-            else:
-                found[dimension.key] = settled[dimension.key]
-            for name, value in found.items():
-                try:
-                    dimension.check(value)
-                except ValueError:
-                    continue
-                values[name] = value
-        return values
-
     def parameter_names(self) -> list[str]:
         """Return every parameter any trial of this space may have, in order of asking."""
         return [name for dimension in self.dimensions for name in self._all(dimension)]

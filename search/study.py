@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 from search.record import EpochRow, Record
+from search.slots import available_cpus
 
 State = Literal[
     "created", "searching", "stopped", "searched", "retraining", "retrained", "finished"
@@ -158,11 +159,11 @@ def create(
     opened.note("environment", dict(environment))
     for key, value in facts.items():
         opened.note(key, value)
-    space = config.search_space()
     for name, configuration in config.baseline_configurations().items():
-        fixed = space.representable(configuration)
-        facts_of_it = {"origin": f"baseline {name}", "configuration": configuration.to_dict()}
-        study.enqueue_trial(fixed, user_attrs=facts_of_it | {"fixed": list(fixed)})
+        # Without parameters: baselines lie outside the space, and what is not in it must not draw
+        # the sampler towards its edge.
+        given = {"origin": f"baseline {name}", "configuration": configuration.to_dict()}
+        study.enqueue_trial({}, user_attrs=given)
     for index, point in enumerate(config.points, start=1):
         study.enqueue_trial(dict(point), user_attrs={"origin": f"point {index}"})
     opened.set_state("created")
@@ -219,7 +220,7 @@ def describe_environment(checkout: Path) -> dict[str, str]:
     facts |= {name: metadata.version(name) for name in packages}
     facts["system"] = f"{platform.system()} {platform.release()}"
     facts["processor"] = _processor()
-    facts["cpus"] = str(len(os.sched_getaffinity(0)))
+    facts["cpus"] = str(available_cpus())
     git = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     try:
         answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)

@@ -24,6 +24,7 @@ from data.loader import as_tensors
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
+from search.slots import pick_device
 
 TRIAL, FAILURE, REMARK, METRICS = "trial", "failure", "remark", "metrics"
 """Keys of what a worker reports: the trial's number, a traceback or "", what was substituted or "",
@@ -42,6 +43,7 @@ class TrialWorker(tune.Trainable):
         validation: LabelledImages | None = None,
         pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
         threads: int = 1,
+        gpus: float = 0.0,
     ) -> None:
         """Keep the images, which all slots of a node share without copies, and begin.
 
@@ -51,10 +53,11 @@ class TrialWorker(tune.Trainable):
             validation: Images to score on.
             pixels: Mean and standard deviation of the training pixels, one value a channel.
             threads: CPU threads of the slot.
+            gpus: GPU share of the slot.
         """
         assert train is not None and validation is not None and pixels is not None
         torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = pick_device(gpus)
         self._shape, self._pixels = train.shape, pixels
         self._train = as_tensors(train, self._device)
         self._validation = as_tensors(validation, self._device)
@@ -109,10 +112,15 @@ class TrialWorker(tune.Trainable):
             try:
                 training, written = load_checkpoint(self._checkpoint, self._device)
             except CheckpointError as error:
-                self._remark = f"{error}; it started again from its first epoch"
+                self._remark = str(error)
             else:
                 if training.configuration == configuration:
                     return training, written
+                self._remark = f"{self._checkpoint} is of another configuration"
+        elif int(self._config["from_epoch"]) > 0:
+            self._remark = f"{self._checkpoint} is gone"
+        if self._remark:
+            self._remark += "; it started again from its first epoch"
         mean, std = self._pixels
         training = Training.start(
             configuration,

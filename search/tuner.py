@@ -83,6 +83,7 @@ def run_search(
                     validation=validation,
                     pixels=(mean, std),
                     threads=slots.threads,
+                    gpus=slots.gpus,
                 ),
                 {"cpu": slots.threads, "gpu": slots.gpus},
             )

@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from data.source import DataSpec, load_test
 from search.cli import app
+from search.lock import hold
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -136,11 +137,31 @@ def test_a_second_look_at_the_test_set_is_refused_without_a_reason(runs: Path) -
     assert refused.stderr.count("\n") == 1
 
 
+def test_resume_of_a_finished_study_shows_its_result_and_repeats_nothing(
+    runs: Path, result: dict[str, Any]
+) -> None:
+    weights = runs / "small" / "final" / "winner-s0" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = search("resume", "small", "--runs", str(runs), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["final"] == result["final"]
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_study_that_is_being_worked_on_is_refused_by_name_of_the_holder(runs: Path) -> None:
+    with hold(runs / "small"):
+        refused = search("resume", "small", "--runs", str(runs))
+        assert search("status", "small", "--runs", str(runs)).returncode == 0
+    assert refused.returncode == 2
+    assert f"being worked on by process {os.getpid()} on" in refused.stderr
+
+
 def test_status_shows_the_same_counts_as_the_result(runs: Path, result: dict[str, Any]) -> None:
     shown = search("status", "small", "--runs", str(runs), "--json")
     status = json.loads(shown.stdout)
     assert status["state"] == "finished"
-    assert status["trials"] == result["trials"] | {"running": 0}
+    assert status["alive"] is False
+    assert status["trials"] == result["trials"] | {"running": 0, "unfinished": 0}
     assert status["best"] == result["best"]
     table = search("status", "small", "--runs", str(runs), COLUMNS="100")
     assert table.returncode == 0, table.stderr

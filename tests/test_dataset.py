@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.images import DataError
+from data.fashion_mnist import load_fashion_mnist
+from data.images import DataError, DataUnavailable
 from search.config import DataSection, StudyConfig
 from search.config_file import load_config
 from search.dataset import load_images, settle_source
@@ -51,24 +52,47 @@ def test_fewer_training_images_are_a_stratified_part() -> None:
     _check_stratified(images.everything.labels, of=whole.labels)
 
 
-def test_the_fallback_is_used_and_said_only_where_the_source_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path))  # an empty folder
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the cache, FASHION_MNIST_DIR and the mirrors."""
+    monkeypatch.delenv("FASHION_MNIST_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Nothing listens on the discard port: refused at once.
+    defaults = load_fashion_mnist.__kwdefaults__
+    monkeypatch.setitem(defaults, "mirrors", ("http://127.0.0.1:9/",))
+    monkeypatch.setitem(defaults, "backoff_seconds", 0.0)
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_fallback_is_used_and_said_where_the_source_cannot_be_had() -> None:
     config, images, note = settle_source(_study(source="fashion-mnist", fallback="synthetic"))
     assert config.data.source == "synthetic"
     assert images.everything.synthetic
-    assert "stand in for fashion-mnist" in note
-    assert str(tmp_path) in note
-
-    same, _, nothing = settle_source(_study())
-    assert same.data.source == "synthetic"
-    assert nothing == ""
+    assert note.startswith("drawn images (synthetic) stand in for fashion-mnist: ")
+    assert "could not be fetched" in note
 
 
-def test_without_a_fallback_missing_data_is_an_error(
+@pytest.mark.usefixtures("offline")
+def test_without_a_fallback_data_that_cannot_be_had_are_an_error() -> None:
+    with pytest.raises(DataUnavailable, match="check the network"):
+        settle_source(_study(source="fashion-mnist"))
+
+
+def test_nothing_stands_in_for_a_source_that_is_there() -> None:
+    config, _, note = settle_source(_study())
+    assert (config.data.source, note) == ("synthetic", "")
+
+
+def test_a_mistake_is_an_error_and_not_a_reason_to_fall_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path))
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path))  # an empty folder
     with pytest.raises(DataError, match="FASHION_MNIST_DIR"):
-        settle_source(_study(source="fashion-mnist"))
+        settle_source(_study(source="fashion-mnist", fallback="synthetic"))
+    with pytest.raises(DataError, match="60"):
+        settle_source(_study(fallback="synthetic", validation_images=60, train_images=60))
+
+
+def test_drawn_images_are_split_alike_whether_asked_for_or_standing_in() -> None:
+    config, images, _ = settle_source(_study(validation_images=300))
+    assert config.data.validation_images == images.validation.num_images == 60

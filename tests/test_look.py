@@ -52,6 +52,7 @@ def test_a_look_is_recorded_with_the_models_it_measures(study: Study) -> None:
     (entry,) = study.record.looks()
     assert entry["reason"] == "final evaluation"
     assert entry["broke_seal"] is False
+    assert json.loads(entry["result"]) == metrics["groups"]
     assert json.loads(entry["models"]) == {"winner-s0": metrics["models"][0]["model_sha256"]}
     assert metrics["test_images"] == 60
     with np.load(study.folder / "final" / "winner-s0" / "worst.npz", allow_pickle=False) as worst:
@@ -78,7 +79,12 @@ def test_the_look_is_on_record_even_if_opening_the_images_fails(
     monkeypatch.setattr(look, "load_test", unreadable)
     with pytest.raises(OSError, match="disk"):
         look_at_test(study, reason="final evaluation")
-    assert len(study.record.looks()) == 1
+    (failed,) = study.record.looks()
+    assert failed["result"] is None
+    # It showed no number: the next one is still the first that does.
+    monkeypatch.undo()
+    look_at_test(study, reason="final evaluation")
+    assert [look["broke_seal"] for look in study.record.looks()] == [False, False]
 
 
 def test_a_model_that_was_changed_after_the_retrain_is_refused_unseen(study: Study) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data.images import ImageShape
 from model.cnn import CNN, check_fits, network_cost, pixel_statistics
 from model.config import NetworkConfig
+from model.dropout import Dropout
 
 FASHION = ImageShape(channels=1, height=28, width=28, num_classes=10)
 COLOUR = ImageShape(channels=3, height=26, width=33, num_classes=4)

@@ -150,7 +150,10 @@ def look(study: Study) -> None:
         predictions=np.array([1, 2, 0, 2]),
         probabilities=probabilities,
     )
-    study.record.add_look(reason=f"final evaluation {EVIL}", models="{}", broke_seal=False)
+    study.record.end_look(
+        study.record.add_look(reason=f"final evaluation {EVIL}", models="{}", broke_seal=False),
+        result="{}",
+    )
     study.set_state("finished")
 
 
@@ -331,7 +334,10 @@ def test_a_finished_study_has_no_next_step(at_stage: Callable[..., Study]) -> No
 
 def test_a_broken_seal_is_said_beside_the_answer(at_stage: Callable[..., Study]) -> None:
     study = at_stage(retrain, look)
-    study.record.add_look(reason="the export was wrong", models="{}", broke_seal=True)
+    study.record.end_look(
+        study.record.add_look(reason="the export was wrong", models="{}", broke_seal=True),
+        result="{}",
+    )
     page, text = written(study)
     for content in (page, text):
         assert "The seal of the test set was broken: it was looked at 2 times" in content

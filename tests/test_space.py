@@ -9,7 +9,6 @@ import optuna
 import pytest
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
-from search.baselines import BASELINES
 from search.space import Space
 
 DEEP: dict[str, Any] = {
@@ -123,47 +122,6 @@ def test_names_are_those_of_the_deepest_network_in_order_of_asking() -> None:
         *("kernel_size_1", "kernel_size_2", "kernel_size_3"),
         *("optimizer", "momentum", "learning_rate", "dropout"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "filters", "dropout"),
-    [("seed-32", 32, 0.0), ("seed-64", 64, 0.0), ("seed-64-dropout", 64, 0.25)],
-)
-def test_a_baseline_is_told_in_the_parameters_the_space_has(
-    name: str, filters: int, dropout: float
-) -> None:
-    space = Space.parse(
-        {
-            "num_blocks": {"int": [1, 3]},
-            "filters": {"choice": [32, 64], "per_block": True},
-            "block_dropout": {"float": [0.0, 0.3], "step": 0.05, "per_block": True},
-            "residual": {"choice": [False, True]},
-            "convs_per_block": 2,
-            "optimizer": {"choice": ["sgd", "adamw"]},
-            "momentum": {"float": [0.8, 0.99], "when": {"optimizer": "sgd"}},
-            "learning_rate": {"float": [0.01, 0.5], "log": True},
-            "batch_size": {"choice": [128, 512]},
-        },
-        epochs=9,
-    )
-    # Not its learning rate (0.001, out of range), nor a momentum that AdamW does not have.
-    assert space.representable(BASELINES[name].configuration(9)) == {
-        "num_blocks": 1,
-        "filters_1": filters,
-        "block_dropout_1": dropout,
-        "residual": False,
-        "optimizer": "adamw",
-        "batch_size": 512,
-    }
-
-
-def test_a_value_that_differs_between_blocks_has_no_single_parameter() -> None:
-    space = _space(num_blocks=2, filters={"choice": [8, 16]})
-    training = TrainingConfig(epochs=9, learning_rate=0.1)
-    same = Configuration(network=NetworkConfig(filters=(8, 8)), training=training)
-    mixed = Configuration(network=NetworkConfig(filters=(8, 16)), training=training)
-    assert space.representable(same) == {"filters": 8}
-    assert space.representable(mixed) == {}
 
 
 def test_a_point_of_the_space_is_accepted() -> None:

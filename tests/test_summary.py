@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.driver import Driver
-from search.study import Study
+from search.study import Study, best_of
 from search.summary import status_table, studies_table, summary
 
 MakeStudy = Callable[..., Study]
@@ -57,7 +57,10 @@ def study(
 def finish(study: Study) -> None:
     """Write what a retrain and a look at the test set leave behind."""
     groups = {"winner": (0.9312, 3), "seed-32": (0.9012, 1), "seed-64-dropout": (0.92, 1)}
+    best = best_of(study.trials())
+    assert best is not None
     metrics = {
+        "winner_trial": best.name,
         "test_images": 10000,
         "models": [{"group": name, "epochs": 3, "train_accuracy": 0.95} for name in groups],
         "groups": {
@@ -72,7 +75,10 @@ def finish(study: Study) -> None:
     }
     (study.folder / "final").mkdir()
     (study.folder / "final" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    study.record.add_look(reason="final evaluation", models="{}", broke_seal=False)
+    study.record.end_look(
+        study.record.add_look(reason="final evaluation", models="{}", broke_seal=False),
+        result="{}",
+    )
     study.set_state("finished")
 
 
@@ -132,7 +138,10 @@ def test_the_summary_gives_the_answer_and_where_everything_is(
     status = drawn(status_table(study))
     assert "Slot" not in status
     assert status.endswith(text)  # of a finished study, how it stands is what it found
-    study.record.add_look(reason="again", models="{}", broke_seal=True)
+    study.record.end_look(
+        study.record.add_look(reason="again", models="{}", broke_seal=True),
+        result="{}",
+    )
     assert "2 looks at the test set; the seal was BROKEN" in drawn(summary(study))
 
 
