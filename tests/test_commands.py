@@ -27,12 +27,13 @@ CHECKOUT = Path(__file__).parent.parent
 SMALL = (
     "max_epochs=4",
     "budget={trials: 7}",
+    "points=[]",
     "data.synthetic_train=1500",
     "data.synthetic_test=400",
     "data.validation_images=300",
     "space={filters: {choice: [4, 6], per_block: true}, num_blocks: {int: [1, 2]},"
     " learning_rate: {float: [0.01, 0.3], log: true}, batch_size: 64}",
-    "asha={min_competitors: 2, reduction_factor: 2}",
+    "asha={min_competitors: 2, reduction_factor: 2, grace_epochs: 1}",
     "final={seeds: 2, baseline_seeds: 1}",
     "resources.max_concurrent=2",
 )
