@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make search` and `make test`.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
@@ -9,7 +9,10 @@ search: $(VENV)/installed
 	$(RUN) -m search run --preset quickstart
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m pytest
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report --skip-covered --fail-under=90
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff format --check .
@@ -18,7 +21,7 @@ lint: $(VENV)/installed
 
 # Made anew when the list of packages changes; otherwise both commands start at once.
 $(VENV)/installed: pyproject.toml
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -c "import pip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
