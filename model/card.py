@@ -25,7 +25,7 @@ def write_card(
 ) -> None:
     """Write the card of `loaded` to `path` as Markdown."""
     sections = [
-        _head(loaded, evaluation),
+        _head(loaded, provenance, evaluation),
         _use(loaded),
         _accuracy(evaluation),
         _network(loaded),
@@ -37,7 +37,9 @@ def write_card(
     path.write_text("\n".join(sections), encoding="utf-8")
 
 
-def _head(loaded: LoadedModel, evaluation: Mapping[str, Any] | None) -> str:
+def _head(
+    loaded: LoadedModel, provenance: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+) -> str:
     shape = loaded.shape
     cost = network_cost(loaded.configuration.network, shape)
     measured = "not measured"
@@ -52,10 +54,12 @@ def _head(loaded: LoadedModel, evaluation: Mapping[str, Any] | None) -> str:
         ("Multiply-adds", f"{cost.multiply_adds:,} for one image"),
     ]
     classes = ", ".join(f"{k} {name}" for k, name in enumerate(loaded.classes))
+    caution = provenance.get("caution")
     return (
         "# Model card: image classifier\n\n"
         "A small convolutional network found by a hyperparameter search.\n\n"
-        f"{_table(('', ''), facts)}\n"
+        + (f"**Caution: {_plain(str(caution))}**\n\n" if caution else "")
+        + f"{_table(('', ''), facts)}\n"
         f"Classes, in the order of the logits: {_plain(classes)}.\n"
     )
 
@@ -186,12 +190,14 @@ def _tiny(proof: Proof) -> str:
 
 def _provenance(provenance: Mapping[str, Any]) -> str:
     rows = [(str(key), _value(value)) for key, value in provenance.items()]
+    terms = "their terms apply"
+    if provenance.get("data") == "fashion-mnist":
+        terms += " (MIT licence, copyright 2017 Zalando SE)"
     return (
         "## Provenance and licence\n\n"
         f"{_table(('', ''), rows)}\n"
         "The program that made this network is under the MIT licence. The weights were learned "
-        "from the\nimages named above: their terms apply (Fashion-MNIST: MIT licence, "
-        "copyright 2017 Zalando SE).\n"
+        f"from the\nimages named above: {terms}.\n"
     )
 
 

@@ -104,7 +104,7 @@ class Asha:
                 cutoff=None,
                 rank=rank,
                 competitors=len(values) - 1,
-                reason=f"only {len(values) - 1} others at the rung of {_epochs(rung)},"
+                reason=f"only {_others(len(values) - 1)} at the rung of {_epochs(rung)},"
                 f" {self._min_competitors} are needed to stop a trial",
             )
         keep = math.ceil(len(values) / self._eta)
@@ -123,3 +123,7 @@ class Asha:
 
 def _epochs(count: int) -> str:
     return f"{count} epoch" + ("s" if count != 1 else "")
+
+
+def _others(count: int) -> str:
+    return f"{count} other" + ("s" if count != 1 else "")

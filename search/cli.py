@@ -211,7 +211,7 @@ def explore(
     source: Annotated[str, typer.Argument(help="fashion-mnist, synthetic, or a directory.")] = (
         "fashion-mnist"
     ),
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = DEFAULT_RUNS / "explore",
+    out: Annotated[Path | None, typer.Option(help="Folder to write; explored/SOURCE.")] = None,
 ) -> None:
     """Draw a first look at a data set: balance, samples, means, pixels, duplicates."""
     from data.explore import explore as draw
@@ -222,7 +222,8 @@ def explore(
     spec = DataSpec(source=place)
     with download_progress("normal") as progress:
         train = load_train(spec, progress)
-    typer.echo(str(draw(train, load_test(spec), out.resolve())))
+    folder = out or Path("explored") / Path(place).name
+    typer.echo(str(draw(train, load_test(spec), folder.resolve())))
 
 
 def main() -> None:

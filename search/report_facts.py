@@ -134,6 +134,7 @@ def _answer(
         baseline_trial = trial_of.get(f"baseline {row['name']}")
         trial = winner if row["kind"] == "winner" else baseline_trial
         row["trial"] = trial.name if trial else None
+        row["origin"] = trial.origin if trial else ""
         row["val_accuracy"] = trial.value if trial else None
         row["parameters"] = trial.parameters if trial else None
         row["multiply_adds"] = trial.multiply_adds if trial else None
@@ -147,8 +148,11 @@ def _verdict(rows: Sequence[Mapping[str, Any]], comparable: bool) -> str:
     if not rivals or len(rivals) == len(measured):
         return ""
     winner, rival = measured[0], max(rivals, key=lambda row: row["test_accuracy"])
+    if str(winner["origin"]).startswith("baseline "):
+        same = str(winner["origin"]).removeprefix("baseline ")
+        return f"The winner is the baseline {same} itself: the search found nothing better."
     gap = 100 * (winner["test_accuracy"] - rival["test_accuracy"])
-    known = max(row["published"] for row in rivals)
+    known = max(row["published"] or 0.0 for row in rivals)
     apart = winner["ci95"][0] > rival["ci95"][1] or winner["ci95"][1] < rival["ci95"][0]
     return (
         f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the best baseline"

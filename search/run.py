@@ -25,6 +25,7 @@ from search.slots import CHECKOUT, plan_slots
 from search.study import Study, StudyError, best_of, create, describe_environment, write_json
 from search.tensorboard import Board, Curves
 from search.tuner import run_search
+from search.words import data_caution
 
 PROOF_IMAGES = 2000
 """Training images on which exported programs must agree with the live network."""
@@ -151,11 +152,12 @@ def export_study(study: Study, out_dir: Path | None = None) -> Path:
         "seed": row["seed"],
         "model_sha256": row["model_sha256"],
         "data": facts.get("name"),
-        "data_origin": "drawn by this program" if facts.get("synthetic") else facts.get("name"),
         "data_fingerprint": facts.get("fingerprint"),
         "test_looks": len(study.record.looks()),
         **(study.noted("environment") or {}),
     }
+    if caution := data_caution(study):
+        provenance["caution"] = caution
     images = reopen_images(study).everything
     proof = as_tensors(images, "cpu")[0][:PROOF_IMAGES].numpy()
     evaluation = row.get("test")

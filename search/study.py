@@ -66,11 +66,14 @@ class Trial:
 
     @property
     def best_epoch(self) -> int | None:
-        """Return the first epoch with the highest validation accuracy."""
+        """Return the epoch with the highest validation accuracy, of equals the last.
+
+        Where few images make many equals, the longer training is the safer one to repeat.
+        """
         scored = [
-            (row.val_accuracy, -row.epoch) for row in self.epochs if row.val_accuracy is not None
+            (row.val_accuracy, row.epoch) for row in self.epochs if row.val_accuracy is not None
         ]
-        return -max(scored)[1] if scored else None
+        return max(scored)[1] if scored else None
 
     @property
     def value(self) -> float | None:
@@ -145,7 +148,9 @@ def create(
         StudyError: The folder exists and is not empty, or cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StudyError(f"{folder} exists; give another name with --name, or remove the folder")
+        raise StudyError(
+            f"{folder} exists; go on with it by `resume {folder.name}`, or give another --name"
+        )
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -92,7 +92,9 @@ def _winner(result: dict[str, Any]) -> Table:
     if best is not None:
         training, epochs = best["config"]["training"], (result["final"] or best)["epochs"]
         value = percent(best["val_accuracy"])
-        table.add_row("Winner", f"{best['trial']}, validation accuracy {value}")
+        table.add_row("Winner", f"{best['trial']} ({best['origin']}), validation accuracy {value}")
+        if best["origin"].startswith("baseline "):
+            table.add_row("", "the search found nothing better than this baseline")
         table.add_row("Network", describe_network(best["config"]))
         table.add_row(
             "Recipe",

@@ -225,6 +225,28 @@ def test_retrain_again_asks_for_a_reason_before_another_look(runs: Path) -> None
     assert final["seal_broken"] is True
 
 
+def test_explore_writes_one_page(tmp_path: Path) -> None:
+    done = search("explore", "synthetic", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "index.html")
+    assert (tmp_path / "index.html").stat().st_size > 100_000
+
+
+def test_a_study_is_repeated_from_its_own_record(runs: Path, tmp_path: Path) -> None:
+    # One slot: with more, the order in which trials report decides what ASHA compares.
+    config = str(runs / "small" / "config.yaml")
+    one = ("--set", "resources.max_concurrent=1", "--set", "final.export=false")
+    for name in ("first", "second"):
+        done = search("run", config, "--name", name, "--runs", str(tmp_path), *one, "--quiet")
+        assert done.returncode == 0, done.stderr
+    first, second = (
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("first", "second")
+    )
+    assert first["best"] == second["best"]
+    assert first["trials"] == second["trials"]
+    assert first["final"]["test_accuracies"] == second["final"]["test_accuracies"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

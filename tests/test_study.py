@@ -94,7 +94,7 @@ def test_a_taken_name_is_refused_and_left_alone(
     kept = path / "kept" if kind == "folder" else path
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("mine")
-    with pytest.raises(StudyError, match="taken exists; give another name with --name, or remove"):
+    with pytest.raises(StudyError, match="taken exists; go on with it by `resume taken`, or give"):
         create(make_config(), path, facts={}, environment={})
     assert kept.read_text() == "mine"
 
@@ -292,9 +292,9 @@ def test_the_time_between_sessions_is_not_spent(
     ]
 
 
-def test_a_trial_is_worth_its_best_epoch_the_first_of_equals() -> None:
+def test_a_trial_is_worth_its_best_epoch_the_last_of_equals() -> None:
     trial = _trial(7, "complete", 0.5, 0.8, None, 0.8, 0.7)
-    assert (trial.value, trial.best_epoch) == (0.8, 2)
+    assert (trial.value, trial.best_epoch) == (0.8, 4)
     assert trial.name == trial_name(7) == "t0007"
 
 

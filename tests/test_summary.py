@@ -127,7 +127,7 @@ def test_the_summary_gives_the_answer_and_where_everything_is(
         r"winner +93\.12 % +92\.62 to 93\.62 +0\.12 +3 +\u2502",
         r"seed-32 +90\.12 % +89\.62 to 90\.62 +- +1 +\+3\.00 points",
         r"seed-64-dropout +92\.00 % +.+ \+1\.12 points",
-        r"Winner +t0003, validation accuracy 92\.34 %",
+        r"Winner +t0003 \(sampler\), validation accuracy 92\.34 %",
         r"Cost +[\d,]+ parameters, \d+\.\d\d million multiply-adds an image",
         r"Search +5 trials, 12 epochs in ",
         r"Report +shown/report\.html\n",
