@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from search.words import plural
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
@@ -96,34 +98,22 @@ class Asha:
         values = sorted(self.rungs[rung].values(), reverse=True)
         value = self.rungs[rung][trial]
         rank = 1 + sum(other > value for other in values)
-        if len(values) <= self._min_competitors:
-            return Decision(
-                action="continue",
-                rung=rung,
-                value=value,
-                cutoff=None,
-                rank=rank,
-                competitors=len(values) - 1,
-                reason=f"only {_others(len(values) - 1)} at the rung of {_epochs(rung)},"
-                f" {self._min_competitors} are needed to stop a trial",
-            )
-        keep = math.ceil(len(values) / self._eta)
-        cutoff = values[keep - 1]
+        others, at = len(values) - 1, f"at the rung of {plural(rung, 'epoch')}"
+        cutoff = None
+        if others < self._min_competitors:
+            reason = f"only {plural(others, 'other')} {at}, {self._min_competitors} are needed"
+            reason += " to stop a trial"
+        else:
+            keep = math.ceil(len(values) / self._eta)
+            cutoff = values[keep - 1]
+            go_on = "only the best goes on" if keep == 1 else f"the best {keep} go on"
+            reason = f"rank {rank} of {len(values)} {at}; {go_on}"
         return Decision(
-            action="continue" if value >= cutoff else "stop",
+            action="continue" if cutoff is None or value >= cutoff else "stop",
             rung=rung,
             value=value,
             cutoff=cutoff,
             rank=rank,
-            competitors=len(values) - 1,
-            reason=f"rank {rank} of {len(values)} at the rung of {_epochs(rung)};"
-            + (" only the best goes on" if keep == 1 else f" the best {keep} go on"),
+            competitors=others,
+            reason=reason,
         )
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch" + ("s" if count != 1 else "")
-
-
-def _others(count: int) -> str:
-    return f"{count} other" + ("s" if count != 1 else "")

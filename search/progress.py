@@ -28,7 +28,6 @@ from search.screen import frame
 from search.summary import status_table, studies_table, summary
 from search.view import View
 from search.words import (
-    count_outcomes,
     describe_network,
     one_line,
     outcome_line,
@@ -248,7 +247,7 @@ def _numbers(metrics: EpochMetrics, epochs: int) -> str:
 
 
 def _ending(view: View, state: str) -> str:
-    text = f"{view.study.name} {state}: {count_outcomes(view) or 'no trials'};"
+    text = f"{view.study.name} {state}: {view.count_outcomes() or 'no trials'};"
     text += f" {plural(view.num_epochs, 'epoch')} in {span(view.seconds(time.time()))}"
     if (best := view.best()) is not None:
         text += f"; best validation accuracy {percent(best.value)} by {best.name} ({best.origin})"

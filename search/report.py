@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import gzip
 import io
-import os
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,7 @@ from search.report_course import course_figures
 from search.report_facts import MOST_FAILURES, MOST_ROWS, gather
 from search.report_figures import result_figures
 from search.report_space import space_figures
-from search.study import Study
+from search.study import Study, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,9 +39,9 @@ def write_report(study: Study) -> Path:
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
     }
-    _write(study.folder / "report.md", _render("report.md.j2", facts, escape=False))
+    write_text(study.folder / "report.md", _render("report.md.j2", facts, escape=False))
     path = study.folder / "report.html"
-    _write(path, _render("report.html.j2", facts | page, escape=True))
+    write_text(path, _render("report.html.j2", facts | page, escape=True))
     return path
 
 
@@ -157,10 +156,3 @@ def _packed_plotly() -> str:
     # 4.8 MB as it is, 2 MB so; the page unpacks it with what every browser since 2023 has.
     code = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     return base64.b64encode(gzip.compress(code, 9, mtime=0)).decode("ascii")
-
-
-def _write(path: Path, text: str) -> None:
-    # Who has the old report open sees the old one or the new one, never half of it.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

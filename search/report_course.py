@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.report_figures import CROWD, Figure, escaped, frame, new_figure, points
-from search.study import Trial
+from search.study import Trial, trial_name
 
 COLOURS = {
     "complete": "var(--complete)",
@@ -118,7 +118,7 @@ def _rungs(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
         ]
         y = [100 * d["value"] for _, d in some]
         text = [
-            f"t{d['trial']:04d}: {100 * d['value']:.2f}%\n{d['reason']}"
+            f"{trial_name(d['trial'])}: {100 * d['value']:.2f}%\n{d['reason']}"
             + (f"\ncutoff {100 * d['cutoff']:.2f}%" if d["cutoff"] is not None else "")
             for _, d in some
         ]

@@ -15,7 +15,6 @@ from rich.text import Text
 from search.asha import rung_epochs
 from search.view import View
 from search.words import (
-    count_outcomes,
     describe_network,
     last_epoch,
     likely,
@@ -84,7 +83,7 @@ def _head(view: View, now: float) -> Table:
         text += f", {lead:.2f} points over the best baseline" if lead > 0 else ""
         table.add_row("Best", Text(text, style="bold green"))
         table.add_row("", _network(best))
-    table.add_row("Trials", count_outcomes(view) or "none yet")
+    table.add_row("Trials", view.count_outcomes() or "none yet")
     seconds, images = view.seconds(now), view.num_epochs * view.train_images
     speed = f", {images / seconds:,.0f} images/s over all slots" if seconds else ""
     table.add_row("Trained", f"{plural(view.num_epochs, 'epoch')} in {span(seconds)}{speed}")

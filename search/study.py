@@ -235,11 +235,16 @@ def describe_environment(checkout: Path) -> dict[str, str]:
     return facts
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:

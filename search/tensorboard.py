@@ -23,6 +23,7 @@ from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics
 from search.asha import Decision
 from search.assignment import Assignment
+from search.study import trial_name
 
 VALUE = "accuracy/validation"
 """Tag of the value that is searched for."""
@@ -86,11 +87,10 @@ class Board:
         values = flatten(assignment.configuration) | {"origin": origin}
         if assignment.trial in self._open:  # its worker died, and it is handed out again
             self._open.pop(assignment.trial).close()
-        curves = Curves(self._folder / f"t{assignment.trial:04d}")
+        name = trial_name(assignment.trial)
+        curves = Curves(self._folder / name)
         curves.add_summary(
-            summary_v2.hparams_pb(
-                values, trial_id=f"t{assignment.trial:04d}", start_time_secs=time.time()
-            )
+            summary_v2.hparams_pb(values, trial_id=name, start_time_secs=time.time())
         )
         self._open[assignment.trial] = curves
 

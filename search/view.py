@@ -9,7 +9,7 @@ import heapq
 import math
 import platform
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,14 @@ class View:
     def num_epochs(self) -> int:
         """Return the epochs trained by all trials together."""
         return sum(len(trial.epochs) for trial in self.trials.values())
+
+    def count_outcomes(self) -> str:
+        """Return how many trials there are of each kind, such as `2 running, 5 complete`."""
+        found = Counter(str(trial.outcome) for trial in self.trials.values())
+        busy = sum(slot is not None for slot in self.slots)
+        kinds = {"running": busy, "unfinished": found["running"] - busy}
+        kinds |= {kind: found[kind] for kind in ("complete", "pruned", "infeasible", "failed")}
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
     def seconds_left(self, now: float) -> tuple[float, float] | None:
         """Return a likely range of the seconds left; None where it cannot be told.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.study import Study, Trial
-    from search.view import View
 
 
 def outcome_line(trial: Trial) -> str:
@@ -21,15 +19,6 @@ def outcome_line(trial: Trial) -> str:
 def last_epoch(trial: Trial) -> int:
     """Return how many epochs a trial has trained."""
     return trial.epochs[-1].epoch if trial.epochs else 0
-
-
-def count_outcomes(view: View) -> str:
-    """Return how many trials there are of each kind, such as `2 running, 5 complete`."""
-    found = Counter(str(trial.outcome) for trial in view.trials.values())
-    busy = sum(slot is not None for slot in view.slots)
-    kinds = {"running": busy, "unfinished": found["running"] - busy}
-    kinds |= {kind: found[kind] for kind in ("complete", "pruned", "infeasible", "failed")}
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
 
 def data_line(study: Study) -> str:
