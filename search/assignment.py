@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from model.config import Configuration
 from model.train import EpochMetrics
-from search.asha import Decision
+from search.ladder import Decision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +44,3 @@ class Observer(Protocol):
 
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Note that a trial ended; only trials that started are told of."""
-
-
-def derive_seed(seed: int, *labels: str | int) -> int:
-    """Return a seed in [0, 2^31) that depends on `seed` and every label."""
-    text = "/".join(map(str, (seed, *labels)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

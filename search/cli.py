@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from search.cli_options import (
+    DEFAULT_RUNS,
+    AsJson,
+    Quiet,
+    Runs,
+    StudyName,
+    Verbose,
+    data_place,
+    open_named,
+    show,
+    show_result,
+    verbosity,
+)
+from search.cli_results import results
 
 app = typer.Typer(
     name="search",
@@ -24,13 +38,15 @@ app = typer.Typer(
     epilog="Run studies from the checkout. Every study is one folder, runs/STUDY.",
 )
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the studies.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only the outcome.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say every epoch.")]
+Config = Annotated[Path | None, typer.Argument(help="Study file (YAML).")]
+Preset = Annotated[
+    str | None, typer.Option(help="Study file that comes with the project, by name.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value.")
+]
+Data = Annotated[str | None, typer.Option(help="fashion-mnist, synthetic, or a directory.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-DEFAULT_RUNS = Path("runs")
 
 _options = {"debug": False}
 
@@ -42,16 +58,10 @@ def _every_command(debug: Debug = False) -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(help="Study file (YAML).")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Study file that comes with the project, by name.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="fashion-mnist, synthetic, or a directory.")
-    ] = None,
+    config: Config = None,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     runs: Runs = DEFAULT_RUNS,
     as_json: AsJson = False,
@@ -59,25 +69,42 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Search, retrain the best, look at the test set once, export and report."""
-    from search.config_file import load_config
     from search.lock import hold
     from search.run import new_study
 
-    settings = list(overrides or [])
-    if data is not None:
-        place = data if data in ("fashion-mnist", "synthetic") else str(Path(data).resolve())
-        settings += [f"data.source={json.dumps(place)}", "data.fallback=null"]
-    if name is not None:
-        settings.append(f"study={json.dumps(name)}")
-    study_file = None if config is None else config.resolve()
-    resolved = load_config(study_file, preset=preset, overrides=settings)
+    resolved = _resolve(config, preset, overrides, data, name)
     folder = runs.resolve()
     if name is None:
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})
-    level = _verbosity(quiet or as_json, verbose)
+    level = verbosity(quiet or as_json, verbose)
     study, images = new_study(resolved, folder, level)
     with hold(study.folder):
         _go_on(study, images, level, as_json)
+
+
+@app.command()
+def plan(
+    config: Config = None,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    probe_seconds: Annotated[
+        float, typer.Option(min=1, help="How long to train on trial configurations.")
+    ] = 20,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Probe this machine: say what a study would take, or why it cannot be."""
+    from search.plan import make_plan
+    from search.plan_page import plan_page
+
+    resolved = _resolve(config, preset, overrides, data, None)
+    planned = make_plan(resolved, runs.resolve(), probe_seconds, quiet=as_json)
+    show(planned.to_dict(), as_json, lambda: plan_page(planned))
+    for reason in planned.refusals:
+        sys.stderr.write(f"error: {reason}\n")
+    if planned.refusals:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -92,9 +119,9 @@ def resume(
     from search.lock import hold
     from search.run import reopen_images
 
-    opened = _open(study, runs)
+    opened = open_named(study, runs)
     with hold(opened.folder):
-        _go_on(opened, reopen_images(opened), _verbosity(quiet or as_json, verbose), as_json)
+        _go_on(opened, reopen_images(opened), verbosity(quiet or as_json, verbose), as_json)
 
 
 @app.command()
@@ -111,119 +138,20 @@ def status(
     from search.study import StudyError
 
     if study is not None:
-        opened = _open(study, runs)
-        _print(summarise(opened), as_json, lambda: status_table(opened))
+        opened = open_named(study, runs)
+        show(summarise(opened), as_json, lambda: status_table(opened))
         return
     found = sorted(path.parent for path in runs.resolve().glob("*/study.db"))
     summaries = []
     for folder in found if as_json else ():
         try:
-            summaries.append(summarise(_open(str(folder), runs)))
+            summaries.append(summarise(open_named(str(folder), runs)))
         except StudyError as error:
             summaries.append({"study": folder.name, "error": str(error)})
-    _print(summaries, as_json, lambda: studies_table(found))
+    show(summaries, as_json, lambda: studies_table(found))
 
 
-@app.command()
-def retrain(
-    study: StudyName, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False, verbose: Verbose = False
-) -> None:
-    """Train the best configuration again on all training images, with fresh seeds."""
-    from search.lock import hold
-    from search.run import report_study, retrain_study
-
-    opened = _open(study, runs)
-    with hold(opened.folder):
-        retrain_study(opened, _verbosity(quiet, verbose))
-        report_study(opened)
-    typer.echo(f"retrained: {opened.folder / 'final'}; next: evaluate {opened.name}")
-
-
-@app.command()
-def evaluate(
-    study: StudyName,
-    break_seal: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Why the test set is opened again.")
-    ] = None,
-    runs: Runs = DEFAULT_RUNS,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the retrained models on the test images: once, and recorded."""
-    from search.lock import hold
-    from search.run import evaluate_study, report_study
-
-    opened = _open(study, runs)
-    with hold(opened.folder):
-        evaluate_study(opened, break_seal=break_seal)
-        if opened.state == "retrained":
-            opened.set_state("finished")
-        result = report_study(opened)
-    _show_result(opened, result, as_json)
-
-
-@app.command()
-def export(
-    study: StudyName,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; runs/STUDY/export.")] = None,
-    runs: Runs = DEFAULT_RUNS,
-) -> None:
-    """Write the final model as safetensors, torch.export and ONNX, proven to agree."""
-    from search.lock import hold
-    from search.run import export_study
-
-    opened = _open(study, runs)
-    with hold(opened.folder):
-        folder = export_study(opened, None if out is None else out.resolve())
-    typer.echo(str(folder))
-
-
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="A study, an export folder, a .safetensors file.")],
-    inputs: Annotated[list[Path], typer.Argument(help="PNG, JPEG, folders of them, CSV.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show per image.")] = 1,
-    runs: Runs = DEFAULT_RUNS,
-    as_json: AsJson = False,
-) -> None:
-    """Label pictures and CSV rows."""
-    from search.predict import find_model, predict_table
-    from search.predict import predict as label
-
-    place = _study_folder(model, runs)
-    if not place.is_dir():
-        place = Path(model).resolve()
-    predictions = label(find_model(place), [p.resolve() for p in inputs], top=top)
-    _print([p.to_dict() for p in predictions], as_json, lambda: predict_table(predictions))
-
-
-@app.command()
-def report(study: StudyName, runs: Runs = DEFAULT_RUNS) -> None:
-    """Write the study's report.html, report.md and result.json."""
-    from search.run import report_study
-
-    opened = _open(study, runs)
-    report_study(opened)
-    typer.echo(str(opened.folder / "report.html"))
-
-
-@app.command()
-def explore(
-    source: Annotated[str, typer.Argument(help="fashion-mnist, synthetic, or a directory.")] = (
-        "fashion-mnist"
-    ),
-    out: Annotated[Path | None, typer.Option(help="Folder to write; explored/SOURCE.")] = None,
-) -> None:
-    """Draw a first look at a data set: balance, samples, means, pixels, duplicates."""
-    from data.explore import explore as draw
-    from data.source import DataSpec, load_test, load_train
-    from search.progress import download_progress
-
-    place = source if source in ("fashion-mnist", "synthetic") else str(Path(source).resolve())
-    spec = DataSpec(source=place)
-    with download_progress("normal") as progress:
-        train = load_train(spec, progress)
-    folder = out or Path("explored") / Path(place).name
-    typer.echo(str(draw(train, load_test(spec), folder.resolve())))
+app.add_typer(results)  # without a name: its commands stand beside those above
 
 
 def main() -> None:
@@ -250,7 +178,7 @@ def _go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
     try:
         done = study.state not in ("created", "searching", "stopped")
         if done or search(study, images, level):
-            _show_result(study, finish(study, level), as_json)
+            show_result(study, finish(study, level), as_json)
             return
         report_study(study)
     except KeyboardInterrupt:
@@ -259,25 +187,22 @@ def _go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
     sys.exit(130)
 
 
-def _show_result(study: Any, result: dict[str, Any], as_json: bool) -> None:
-    from search.progress import summary
+def _resolve(
+    config: Path | None,
+    preset: str | None,
+    overrides: list[str] | None,
+    data: str | None,
+    name: str | None,
+) -> Any:
+    from search.config_file import load_config
 
-    _print(result, as_json, lambda: summary(study))
-
-
-def _open(study: str, runs: Path) -> Any:
-    from search.study import open_study
-
-    return open_study(_study_folder(study, runs))
-
-
-def _study_folder(study: str, runs: Path) -> Path:
-    # A name is looked up under --runs; anything with a slash is a folder.
-    return (Path(study) if "/" in study else runs / study).resolve()
-
-
-def _verbosity(quiet: bool, verbose: bool) -> Any:
-    return "quiet" if quiet else "verbose" if verbose else "normal"
+    settings = list(overrides or [])
+    if data is not None:
+        settings += [f"data.source={json.dumps(data_place(data))}", "data.fallback=null"]
+    if name is not None:
+        settings.append(f"study={json.dumps(name)}")
+    study_file = None if config is None else config.resolve()
+    return load_config(study_file, preset=preset, overrides=settings)
 
 
 def _free_name(name: str, runs: Path) -> str:
@@ -287,12 +212,3 @@ def _free_name(name: str, runs: Path) -> str:
         number += 1
         free = f"{name}-{number}"
     return free
-
-
-def _print(content: Any, as_json: bool, table: Callable[[], Any]) -> None:
-    if as_json:
-        typer.echo(json.dumps(content, indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(table())

@@ -62,39 +62,87 @@ class DataSection(Section):
         )
 
 
-class SamplerSection(Section):
-    """How Optuna proposes configurations."""
+Auto = Literal["auto"]
 
-    kind: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = Field(default=10, ge=0)
-    """Trials drawn at random before TPE's model is used."""
+
+class SamplerSection(Section):
+    """How configurations are proposed."""
+
+    kind: Literal["fidelity", "tpe", "random"] = "fidelity"
+    """`fidelity`: a model of the values at all rungs. `tpe`: Optuna's, told values as they are."""
+    startup_trials: Annotated[int, Field(ge=0)] | Auto = "auto"
+    """Trials spread over the space before a model is used; `auto`: by the number of slots."""
 
 
 class AshaSection(Section):
-    """Asynchronous successive halving, stopping form (Li et al., arXiv:1810.05934)."""
+    """Asynchronous successive halving (Li et al., arXiv:1810.05934)."""
 
     enabled: bool = True
-    reduction_factor: int = Field(default=3, ge=2)
+    form: Literal["stopping", "promotion"] = "promotion"
+    """`promotion`: every trial pauses at its rung and goes on from its checkpoint when it belongs
+    to the best there. `stopping`: a weak trial ends at its rung, the others never wait."""
+    reduction_factor: Annotated[int, Field(ge=2)] | Auto = "auto"
     """eta: about one trial in eta goes on past each rung."""
-    grace_epochs: Positive = 1
-    """r: the first rung; no trial is stopped before it."""
+    grace_epochs: Positive | Auto = "auto"
+    """r: the first rung; no trial is stopped before it. `auto`: by `max_epochs` and the budget."""
     min_competitors: int = Field(default=3, ge=1)
-    """A trial is stopped only when at least this many others have a value at the rung."""
+    """A trial is judged only when at least this many others have a value at the rung."""
+    brackets: Positive = 1
+    """Bracket s has its first rung at r eta^s, and competes with itself only."""
+    grow: bool = False
+    """PASHA: train on to `max_epochs` only while rankings still change (form promotion)."""
+    audit_share: float | Auto = "auto"
+    """Share of the trials to be stopped that run on, to measure what stopping costs; `auto`: 0.05
+    where at least 200 trials are expected, else 0."""
+
+    @field_validator("audit_share")
+    @classmethod
+    def _is_a_share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ValueError(f"{value:g} is no share from 0 to 1")
+        return value
+
+    @model_validator(mode="after")
+    def _forms_agree(self) -> AshaSection:
+        if self.grow and self.form != "promotion":
+            raise ValueError("grow needs form: promotion")
+        return self
 
 
 class BudgetSection(Section):
-    """When the search ends: whichever limit is met first. At least one is needed."""
+    """When the search ends: whichever limit is met first. At least one of the first four is needed.
+
+    Trials in flight are stopped at their next epoch where epochs, seconds or device-hours are
+    spent; after the last of `trials`, at a plateau and at a small regret bound they go on.
+    """
 
     trials: Positive | None = None
     epochs: Positive | None = None
     """Epochs trained by all trials together."""
     seconds: float | None = Field(default=None, gt=0)
-    """Wall seconds of searching; trials in flight are stopped at their next epoch."""
+    """Wall seconds of searching."""
+    device_hours: float | None = Field(default=None, gt=0)
+    """Hours of one CPU core, or of one GPU where trials use GPUs, given to trials: how long each
+    held its slot, times the cores or the share of a GPU of a slot."""
+    plateau_trials: Positive | None = None
+    """End when this many trials in a row have ended without a better one. Trials that failed or
+    diverged are left out."""
+    plateau_delta: float = Field(default=0.0, ge=0, lt=1)
+    """Validation accuracy, as a fraction, by more than which a better trial must be better."""
+    regret_bound: float | None = Field(default=None, gt=0, lt=1)
+    """End when at most this much validation accuracy, as a fraction, is likely to be left to gain:
+    Optuna's regret bound, known from the 20th trial that was trained to its end."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> BudgetSection:
-        if self.trials is None and self.epochs is None and self.seconds is None:
-            raise ValueError("no limit is set; give at least one of trials, epochs, seconds")
+        if not any((self.trials, self.epochs, self.seconds, self.device_hours)):
+            stops = "; a plateau or a small regret bound may never come"
+            raise ValueError(
+                "no limit is set; give at least one of trials, epochs, seconds, device_hours"
+                + (stops if self.plateau_trials or self.regret_bound else "")
+            )
+        if self.plateau_delta and self.plateau_trials is None:
+            raise ValueError("plateau_delta does nothing without plateau_trials; give both")
         return self
 
 
@@ -185,10 +233,10 @@ class StudyConfig(Section):
                 space.check_point(point)
             except ValueError as error:
                 raise ValueError(f"points[{index}]: {error}") from None
-        if self.asha.enabled and self.asha.grace_epochs > self.max_epochs:
+        grace = self.asha.grace_epochs
+        if self.asha.enabled and grace != "auto" and grace > self.max_epochs:
             raise ValueError(
-                f"asha.grace_epochs is {self.asha.grace_epochs}, but must be at most"
-                f" max_epochs ({self.max_epochs})"
+                f"asha.grace_epochs is {grace}, but must be at most max_epochs ({self.max_epochs})"
             )
         return self
 

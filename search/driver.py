@@ -11,33 +11,32 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optuna.trial import TrialState
+import optuna
 
 from data.images import ImageShape
 from model.config import Configuration
-from model.geometry import network_cost
 from model.train import EpochMetrics
-from search.asha import Asha
-from search.assignment import Assignment, Observer, Verdict, derive_seed
-from search.restore import Ending, ending, recall, score
-from search.sampler import Proposer
-from search.study import Outcome, Study
+from search.assignment import Assignment, Observer, Verdict
+from search.budget import Budget
+from search.feasible import given_trials, realiser
+from search.fidelity_sampler import DIVERGED
+from search.ladder import Decision
+from search.ledger import Ledger
+from search.restore import Ending, ending, restore, score
+from search.seeds import derive_seed
+from search.strategy import Strategy
+from search.study import Study
+from search.terminator import RegretBound
 
 _MOST_REFUSALS = 20  # trials in a row; the proposer has drawn many times for each
 _MOST_LOSSES = 4  # a lost worker is not the trial's fault; a trial that always loses it may be
-_STATES: dict[Outcome, TrialState] = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-    "infeasible": TrialState.FAIL,
-}
 
 
 @dataclass(kw_only=True, slots=True)
 class _Open:
     attempt: int
-    scores: dict[int, float]
-    """Epoch -> validation accuracy, over all attempts."""
+    epochs: set[int]
+    """Epochs trained, over all attempts."""
     remark: str = ""
 
 
@@ -50,6 +49,7 @@ class Driver:
         *,
         shape: ImageShape,
         slots: int,
+        share: float = 1.0,
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,43 +59,44 @@ class Driver:
             study: The study to search.
             shape: Image shape and number of classes, from the data.
             slots: Trials that may be open at a time.
+            share: CPUs of one slot, or its GPU share where trials use one.
             observers: Told of every event, in order.
             clock: Seconds that only go forward.
         """
         config = study.config
-        self._study, self._shape, self._slots = study, shape, slots
+        self._study, self._slots = study, slots
         self._observers, self._clock = tuple(observers), clock
-        self._proposer = Proposer(
-            study.optuna,
-            config.search_space(),
-            config.sampler,
-            seed=config.seed,
-            refuse=self._refuse,
+        # Decisions come from memory; the database is written, and read only to begin with.
+        memory = optuna.create_study(direction="maximize")
+        self._ledger = Ledger(study.optuna)
+        self._strategy = Strategy(
+            memory,
+            config,
+            draw=config.search_space().suggest,
+            realise=realiser(config, shape),
+            given=given_trials(config, shape),
         )
-        self._asha = Asha(
-            grace_epochs=config.asha.grace_epochs,
-            reduction_factor=config.asha.reduction_factor,
-            max_epochs=config.max_epochs if config.asha.enabled else 0,
-            min_competitors=config.asha.min_competitors,
-        )
+        self._budget = Budget(config.budget, share=share)
+        self._regret = RegretBound(study.optuna, seed=config.seed)
         self._open: dict[int, _Open] = {}
         self._announced: set[int] = set()
         self._lost_in_a_row = 0
         self._stop_reason = ""
-        past = recall(study)
-        self._in_flight = list(past.in_flight)
-        self._epochs, self._proposed = past.num_epochs, past.num_trials
-        for trial, epoch, value in past.scores:
-            self._asha.restore(trial, epoch, value)
         study.record.close_attempts("the driver ended before it")
+        self._started = clock() - study.record.spent_seconds("search")
+        past = restore(study, self._strategy, self._budget, self._ledger)
+        self._in_flight = list(past.in_flight)
+        for bound in self._regret.bounds.values():
+            self._budget.regret(bound)
+        for trial, end in past.untold:
+            self._write_end(trial, end, end.reason)
         for trial, end in past.unsettled:
             self._end(trial, end)
-        self._started = clock() - study.record.spent_seconds("search")
 
     @property
     def done(self) -> bool:
         """Whether nothing more will be handed out."""
-        return bool(self._spent()) or bool(self._stop_reason)
+        return bool(self._stop_reason) or bool(self._spent())
 
     @property
     def interrupted(self) -> bool:
@@ -123,25 +124,21 @@ class Driver:
                 f"{self._lost_in_a_row} workers in a row died before they finished an epoch: too"
                 " little memory, or a driver problem; see Ray's logs, then resume"
             )
-        if not self._stop_reason and (spent := self._out_of_resources()):
+        if not self._stop_reason and (spent := self._budget.exhausted(self.seconds)):
             while self._in_flight:
                 self._end(self._in_flight.pop(0), _budget_ended(spent))
+        if not self._stop_reason and not self._open and self._spent():
+            for trial in sorted(self._strategy.paused):
+                self._end(trial, Ending(outcome="pruned", reason=self._strategy.standing(trial)))
         if self.done or len(self._open) >= self._slots:
             return None
-        for _ in range(_MOST_REFUSALS):
-            again = self._in_flight.pop(0) if self._in_flight else None
-            proposal = self._proposer.ask(again)
-            if proposal.configuration is not None:
-                self._note_cost(proposal.number, proposal.configuration)
-            if not proposal.refusal:
-                self._proposed += again is None
-                return self._hand_out(proposal.number)
-            self._proposed -= again is not None
-            self._end(proposal.number, Ending(outcome="infeasible", reason=proposal.refusal))
-        raise ValueError(
-            f"{_MOST_REFUSALS} proposals in a row make no network that fits; the last one:"
-            f" {proposal.refusal}. Widen `limits` or change `space`"
-        )
+        if self._in_flight:
+            return self._hand_out(self._in_flight.pop(0))
+        if promotion := self._strategy.next_promotion():
+            self._strategy.promote(promotion.trial)
+            self._study.record.add_event("promoted", promotion.trial, decision=promotion)
+            return self._hand_out(promotion.trial)
+        return None if self._budget.spent(self.seconds) else self._propose()
 
     def place(self, trial: int, *, node: str, pid: int) -> None:
         """Record which worker process runs a trial."""
@@ -151,7 +148,7 @@ class Driver:
     def remark(self, trial: int, text: str) -> None:
         """Record what a worker had to do otherwise than asked; it is said with the trial's end."""
         self._open[trial].remark = text
-        self._proposer.note(trial, remark=text)
+        self._ledger.note(trial, {"remark": text})
 
     def on_epoch(self, trial: int, metrics: EpochMetrics) -> Verdict:
         """Record an epoch, decide, and end the trial where the verdict is stop."""
@@ -159,32 +156,18 @@ class Driver:
         self._lost_in_a_row = 0
         value = score(metrics)
         decision = None
-        self._epochs += metrics.epoch not in entry.scores
         if value is not None:
-            # An epoch that is trained again, from an older checkpoint, does not know later ones.
-            earlier = [v for epoch, v in entry.scores.items() if epoch < metrics.epoch]
-            decision = self._asha.decide(trial, metrics.epoch, max([value, *earlier]))
-            # Optuna first: the worker tells an epoch again that the record does not hold.
-            self._proposer.report(trial, epoch=metrics.epoch, value=value)
-            entry.scores[metrics.epoch] = value
-        self._study.record.add_epoch(trial, entry.attempt, metrics, [decision] if decision else [])
+            decision = self._strategy.judge(trial, metrics.epoch, value)
+        self._study.record.add_epoch(trial, entry.attempt, metrics, value, decision)
+        if value is not None:
+            self._ledger.report(trial, metrics.epoch, value)
+            self._strategy.report(trial, metrics.epoch, value)
+        if metrics.epoch not in entry.epochs:
+            self._budget.epoch()
+        entry.epochs.add(metrics.epoch)
         for observer in self._observers:
             observer.epoch(trial, metrics, decision)
-        stopped = decision.reason if decision is not None and decision.action == "stop" else ""
-        end = ending(metrics, stopped, max_epochs=self._study.config.max_epochs)
-        if end is None and self._stop_reason:
-            # Stays open in the record: it goes on from its checkpoint when the study does.
-            self._open.pop(trial)
-            self._study.record.end_attempt(
-                trial, entry.attempt, outcome="stopped", reason=self._stop_reason
-            )
-            return Verdict(action="stop", reason=self._stop_reason)
-        if end is None and (spent := self._out_of_resources()):
-            end = _budget_ended(spent)
-        if end is None:
-            return Verdict(action="continue")
-        self._end(trial, end)
-        return Verdict(action="stop", reason=end.reason)
+        return self._act(trial, metrics, decision)
 
     def on_failure(self, trial: int, trace: str) -> None:
         """End a trial whose own code failed; the last line of the traceback is its reason."""
@@ -193,12 +176,10 @@ class Driver:
 
     def on_lost(self, trial: int, reason: str) -> None:
         """Hand a trial whose worker died out again, from its checkpoint, a few times."""
-        entry = self._open.get(trial)
-        if entry is None:
+        if trial not in self._open:
             return
-        self._open.pop(trial)
         self._lost_in_a_row += 1
-        self._study.record.end_attempt(trial, entry.attempt, outcome="lost", reason=reason)
+        self._leave(trial, outcome="lost", reason=reason)
         losses = sum(
             attempt["trial"] == trial and attempt["outcome"] == "lost"
             for attempt in self._study.record.attempts()
@@ -209,11 +190,44 @@ class Driver:
         else:
             self._in_flight.append(trial)
 
+    def _act(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> Verdict:
+        action, why = ("", "") if decision is None else (decision.action, decision.reason)
+        stopped = why if action == "stop" else ""
+        end = ending(metrics, stopped, max_epochs=self._study.config.max_epochs)
+        if end is None and action == "pause":
+            self._leave(trial, outcome="paused", reason=why)
+            return Verdict(action="stop", reason=why)
+        if end is None and self._stop_reason:
+            # Stays open in the record: it goes on from its checkpoint when the study does.
+            self._leave(trial, outcome="stopped", reason=self._stop_reason)
+            return Verdict(action="stop", reason=self._stop_reason)
+        if end is None and (spent := self._budget.exhausted(self.seconds)):
+            end = _budget_ended(spent)
+        if end is None:
+            return Verdict(action="continue")
+        self._end(trial, end)
+        return Verdict(action="stop", reason=end.reason)
+
+    def _propose(self) -> Assignment:
+        for _ in range(_MOST_REFUSALS):
+            proposal = self._strategy.propose()
+            self._ledger.add(proposal.template)
+            self._study.record.add_event("proposed", proposal.number)
+            self._budget.trial_begun()
+            if not proposal.refusal:
+                return self._hand_out(proposal.number)
+            self._end(proposal.number, Ending(outcome="infeasible", reason=proposal.refusal))
+        raise ValueError(
+            f"{_MOST_REFUSALS} proposals in a row make no network that fits; the last one:"
+            f" {proposal.refusal}. Widen `limits` or change `space`"
+        )
+
     def _hand_out(self, trial: int) -> Assignment:
         plan = self._study.trial(trial)
         assert plan.configuration is not None
         last = plan.epochs[-1].epoch if plan.epochs else 0
         attempt = self._study.record.start_attempt(trial, from_epoch=last)
+        self._budget.attempt_begun(trial, self.seconds)
         folder = self._study.trial_folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
         assignment = Assignment(
@@ -224,58 +238,57 @@ class Driver:
             checkpoint=folder / "last.safetensors",
             from_epoch=last,
         )
-        scores = {row.epoch: value for row in plan.epochs if (value := score(row)) is not None}
-        self._open[trial] = _Open(attempt=attempt, scores=scores)
+        self._open[trial] = _Open(attempt=attempt, epochs={row.epoch for row in plan.epochs})
         self._announced.add(trial)
         for observer in self._observers:
             observer.started(assignment, plan.origin)
         return assignment
 
-    def _refuse(self, configuration: Configuration) -> str:
-        try:
-            cost = network_cost(configuration.network, self._shape)
-        except ValueError as error:
-            return str(error)
-        return self._study.config.limits.refuse(cost.parameters, cost.multiply_adds)
-
-    def _note_cost(self, trial: int, configuration: Configuration) -> None:
-        try:
-            cost = network_cost(configuration.network, self._shape)
-        except ValueError:
-            return  # refused for that reason
-        self._proposer.note(trial, parameters=cost.parameters, multiply_adds=cost.multiply_adds)
+    def _leave(self, trial: int, *, outcome: str, reason: str) -> str:
+        """Take a trial off its slot; return the remark its worker made, or an empty string."""
+        entry = self._open.pop(trial)
+        self._budget.attempt_ended(trial, self.seconds)
+        self._study.record.end_attempt(trial, entry.attempt, outcome=outcome, reason=reason)
+        return entry.remark
 
     def _end(self, trial: int, end: Ending, *, detail: str = "") -> None:
-        entry = self._open.pop(trial, None)
-        reason = end.reason
-        if entry is not None:
-            self._study.record.end_attempt(
-                trial, entry.attempt, outcome=end.outcome, reason=detail or end.reason
-            )
-            reason += f" ({entry.remark})" if entry.remark else ""
-        self._proposer.note(trial, reason=reason)
-        if end.outcome == "infeasible":
-            self._proposer.note(trial, infeasible=True)
-        value = self._study.trial(trial).value if end.outcome == "complete" else None
-        self._proposer.tell(trial, _STATES[end.outcome], value)
+        reason, plan = end.reason, self._study.trial(trial)
+        if trial in self._open:
+            remark = self._leave(trial, outcome=end.outcome, reason=detail or end.reason)
+            reason += f" ({remark})" if remark else ""
+        self._study.record.add_event("ended", trial, outcome=end.outcome, reason=reason)
+        self._strategy.end(trial)
+        if plan.refusal:
+            self._budget.trial_refused()
+        self._budget.trial_ended(plan.value if end.outcome in ("complete", "pruned") else None)
+        self._write_end(trial, end, reason)
+        self._strategy.tell(trial, end.state, plan.value, diverged=end.diverged(plan))
+        limit = self._study.config.budget.regret_bound
+        if limit and end.outcome == "complete" and (bound := self._regret.update()) is not None:
+            self._budget.regret(bound)
         if trial in self._announced:
             self._announced.remove(trial)
             for observer in self._observers:
                 observer.ended(trial, end.outcome, reason)
 
-    def _spent(self) -> str:
-        trials = self._study.config.budget.trials
-        if trials is not None and self._proposed >= trials and not self._in_flight:
-            return f"{trials} trials"
-        return self._out_of_resources()
+    def _write_end(self, trial: int, end: Ending, reason: str) -> None:
+        plan = self._study.trial(trial)
+        facts: dict[str, object] = {"reason": reason}
+        if end.outcome == "infeasible":
+            facts["infeasible"] = True
+        if end.diverged(plan):
+            facts[DIVERGED] = True
+        value = plan.value if end.outcome == "complete" else None
+        self._ledger.end(trial, end.state, value, facts)
 
-    def _out_of_resources(self) -> str:
-        budget = self._study.config.budget
-        if budget.epochs is not None and self._epochs >= budget.epochs:
-            return f"{budget.epochs} epochs"
-        if budget.seconds is not None and self.seconds >= budget.seconds:
-            return f"{budget.seconds:g} seconds"
-        return ""
+    def _spent(self) -> str:
+        if reason := self._budget.exhausted(self.seconds):
+            return reason
+        waits = self._in_flight or (self._strategy.paused and self._promotions_may_come())
+        return "" if waits else self._budget.spent(self.seconds)
+
+    def _promotions_may_come(self) -> bool:
+        return bool(self._open) or self._strategy.next_promotion() is not None
 
 
 def _budget_ended(spent: str) -> Ending:

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from search.budget import describe
 from search.screen import frame
 from search.summary import status_table, studies_table, summary
 from search.view import View
@@ -38,8 +39,8 @@ from search.words import (
 
 if TYPE_CHECKING:
     from model.train import EpochMetrics
-    from search.asha import Decision
     from search.assignment import Assignment
+    from search.ladder import Decision
     from search.study import Outcome, Study
 
 __all__ = [
@@ -81,8 +82,7 @@ class Screen:
         if self._view.caution:
             _say(self._console, f"CAUTION: {self._view.caution}")
         if self._verbosity != "quiet":
-            limits = self._study.config.budget.model_dump(exclude_none=True)
-            budget = " or ".join(f"{value:g} {limit}" for limit, value in limits.items())
+            budget = describe(self._study.config.budget)
             _say(self._console, f"{self._study.name}, {self._view.data}; budget: {budget}")
         return self
 
@@ -103,8 +103,8 @@ class Screen:
         fresh = [self._study.trial(n) for n in range(number) if n not in self._view.trials]
         trial = self._study.trial(number)
         with self._lock:
-            self._view.trials |= {t.number: t for t in fresh if t.outcome != "waiting"}
-            self._view.start(trial)
+            self._view.trials |= {t.number: t for t in fresh}
+            self._view.start(trial, time.time())
         text = f"{trial.name} starts ({origin}): "
         if trial.epochs:
             text = f"{trial.name} goes on from epoch {trial.epochs[-1].epoch} ({origin}): "
@@ -125,7 +125,7 @@ class Screen:
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Note that a trial ended."""
         with self._lock:
-            self._view.end(trial, cast("Outcome", outcome), reason)
+            self._view.end(trial, cast("Outcome", outcome), reason, time.time())
         best, row = self._view.best(), self._view.trials[trial]
         text = outcome_line(row)
         if best is not None and best.number == trial:

@@ -9,81 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from model.train import EpochMetrics
-from search.asha import Decision
+from search import tables
+from search.ladder import Decision
 
-_metadata = sa.MetaData()
-
-_epochs = sa.Table(
-    "fs_epoch",
-    _metadata,
-    sa.Column("trial", sa.Integer, primary_key=True),
-    sa.Column("epoch", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("train_loss", sa.Float),
-    sa.Column("train_accuracy", sa.Float),
-    sa.Column("val_loss", sa.Float),
-    sa.Column("val_accuracy", sa.Float),
-    sa.Column("learning_rate", sa.Float),
-    sa.Column("images_per_second", sa.Float),
-    sa.Column("seconds", sa.Float),
-    sa.Column("at", sa.Float, nullable=False),
-)
-_attempts = sa.Table(
-    "fs_attempt",
-    _metadata,
-    sa.Column("trial", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("from_epoch", sa.Integer, nullable=False),
-    sa.Column("started_at", sa.Float, nullable=False),
-    sa.Column("ended_at", sa.Float),
-    sa.Column("node", sa.String(255)),
-    sa.Column("pid", sa.Integer),
-    sa.Column("outcome", sa.String(32)),
-    sa.Column("reason", sa.Text),
-)
-_decisions = sa.Table(
-    "fs_decision",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("trial", sa.Integer, nullable=False),
-    sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("rung", sa.Integer, nullable=False),
-    sa.Column("value", sa.Float),
-    sa.Column("cutoff", sa.Float),
-    sa.Column("rank", sa.Integer),
-    sa.Column("competitors", sa.Integer),
-    sa.Column("action", sa.String(16), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-)
-_looks = sa.Table(
-    "fs_look",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("models", sa.Text, nullable=False),
-    sa.Column("broke_seal", sa.Boolean, nullable=False),
-    sa.Column("result", sa.Text),
-)
-_sessions = sa.Table(
-    "fs_session",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("stage", sa.String(32), nullable=False),
-    sa.Column("host", sa.String(255), nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("started_at", sa.Float, nullable=False),
-    sa.Column("seen_at", sa.Float, nullable=False),
-    sa.Column("ended_at", sa.Float),
-)
+EventKind = Literal["proposed", "promoted", "epoch", "ended"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +40,26 @@ class EpochRow:
     """Unix time, in seconds."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventRow:
+    """One thing that happened in a search."""
+
+    id: int
+    """Rises from event to event."""
+    kind: EventKind
+    trial: int
+    epoch: int | None
+    """Of an epoch event."""
+    value: float | None
+    """Of an epoch event: the validation accuracy that was judged; None where it diverged."""
+    outcome: str | None
+    """Of an end."""
+    reason: str | None
+    """Of an end."""
+    at: float
+    """Unix time, in seconds."""
+
+
 class Record:
     """Read and write the tables of one study."""
 
@@ -114,45 +70,62 @@ class Record:
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _on_sqlite_connect)
             engine.dispose()  # connections made before do not have the settings
-        _metadata.create_all(engine)
+        tables.metadata.create_all(engine)
+
+    def add_event(
+        self,
+        kind: EventKind,
+        trial: int,
+        *,
+        decision: Decision | None = None,
+        outcome: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Record that a trial was proposed, promoted (with the decision) or ended."""
+        with self._engine.begin() as connection:
+            self._add_event(
+                connection, kind, trial, decision=decision, outcome=outcome, reason=reason
+            )
 
     def add_epoch(
-        self, trial: int, attempt: int, metrics: EpochMetrics, decisions: Iterable[Decision] = ()
+        self,
+        trial: int,
+        attempt: int,
+        metrics: EpochMetrics,
+        value: float | None,
+        decision: Decision | None = None,
     ) -> None:
         """Record an epoch together with what was decided on it, in one transaction.
 
-        An epoch recorded before (a trial that went on from an older checkpoint) is replaced.
+        An epoch recorded before (a trial that went on from an older checkpoint) is replaced; the
+        events hold both. `value` is what was judged; None where the training diverged.
         """
         now = time.time()
         row = {"trial": trial, "attempt": attempt, "at": now}
-        row |= {name: _finite(value) for name, value in asdict(metrics).items()}
+        row |= {name: _finite(number) for name, number in asdict(metrics).items()}
+        epochs, sessions = tables.epochs, tables.sessions
         with self._engine.begin() as connection:
-            connection.execute(
-                _epochs.delete().where(
-                    (_epochs.c.trial == trial) & (_epochs.c.epoch == metrics.epoch)
-                )
+            same = (epochs.c.trial == trial) & (epochs.c.epoch == metrics.epoch)
+            connection.execute(epochs.delete().where(same))
+            connection.execute(epochs.insert().values(row))
+            self._add_event(
+                connection, "epoch", trial, epoch=metrics.epoch, value=value, decision=decision
             )
-            connection.execute(_epochs.insert().values(row))
-            for decision in decisions:
-                connection.execute(
-                    _decisions.insert().values(
-                        trial=trial, epoch=metrics.epoch, at=now, **asdict(decision)
-                    )
-                )
             # Only our own session: one that was killed was not seen again.
             connection.execute(
-                _sessions.update().where(_sessions.c.id == self._session).values(seen_at=now)
+                sessions.update().where(sessions.c.id == self._session).values(seen_at=now)
             )
 
     def start_attempt(self, trial: int, *, from_epoch: int) -> int:
         """Record that a trial was handed to a worker; return the attempt's number from 1."""
         with self._engine.begin() as connection:
+            attempts = tables.attempts.c
             last = connection.scalar(
-                sa.select(sa.func.max(_attempts.c.attempt)).where(_attempts.c.trial == trial)
+                sa.select(sa.func.max(attempts.attempt)).where(attempts.trial == trial)
             )
             attempt = (last or 0) + 1
             connection.execute(
-                _attempts.insert().values(
+                tables.attempts.insert().values(
                     trial=trial, attempt=attempt, from_epoch=from_epoch, started_at=time.time()
                 )
             )
@@ -168,18 +141,14 @@ class Record:
 
     def close_attempts(self, reason: str) -> None:
         """End, as stopped, the attempts that a killed driver left open, where last seen."""
-        seen = sa.func.coalesce(
-            sa.select(sa.func.max(_epochs.c.at))
-            .where(
-                (_epochs.c.trial == _attempts.c.trial) & (_epochs.c.attempt == _attempts.c.attempt)
-            )
-            .scalar_subquery(),
-            _attempts.c.started_at,
-        )
+        epochs, attempts = tables.epochs.c, tables.attempts.c
+        mine = (epochs.trial == attempts.trial) & (epochs.attempt == attempts.attempt)
+        last = sa.select(sa.func.max(epochs.at)).where(mine).scalar_subquery()
+        seen = sa.func.coalesce(last, attempts.started_at)
         with self._engine.begin() as connection:
             connection.execute(
-                _attempts.update()
-                .where(_attempts.c.ended_at.is_(None))
+                tables.attempts.update()
+                .where(tables.attempts.c.ended_at.is_(None))
                 .values(ended_at=seen, outcome="stopped", reason=reason)
             )
 
@@ -190,7 +159,7 @@ class Record:
         """
         with self._engine.begin() as connection:
             result = connection.execute(
-                _looks.insert().values(
+                tables.looks.insert().values(
                     at=time.time(), reason=reason, models=models, broke_seal=broke_seal
                 )
             )
@@ -199,14 +168,15 @@ class Record:
     def end_look(self, look: int, *, result: str) -> None:
         """Record the numbers that a look showed (JSON)."""
         with self._engine.begin() as connection:
-            connection.execute(_looks.update().where(_looks.c.id == look).values(result=result))
+            mine = tables.looks.c.id == look
+            connection.execute(tables.looks.update().where(mine).values(result=result))
 
     def start_session(self, stage: str, *, host: str, pid: int) -> int:
         """Record that a driver works on the study; return the session's id."""
         now = time.time()
         with self._engine.begin() as connection:
             result = connection.execute(
-                _sessions.insert().values(
+                tables.sessions.insert().values(
                     stage=stage, host=host, pid=pid, started_at=now, seen_at=now
                 )
             )
@@ -220,34 +190,38 @@ class Record:
         now = time.time()
         with self._engine.begin() as connection:
             connection.execute(
-                _sessions.update()
-                .where(_sessions.c.id == session)
+                tables.sessions.update()
+                .where(tables.sessions.c.id == session)
                 .values(seen_at=now, ended_at=now)
             )
 
     def epochs(self, trial: int | None = None) -> list[EpochRow]:
         """Return every epoch, by trial and epoch; with `trial`, of that one only."""
-        query = sa.select(_epochs).order_by(_epochs.c.trial, _epochs.c.epoch)
+        query = sa.select(tables.epochs).order_by(tables.epochs.c.trial, tables.epochs.c.epoch)
         if trial is not None:
-            query = query.where(_epochs.c.trial == trial)
+            query = query.where(tables.epochs.c.trial == trial)
         return [EpochRow(**row) for row in self._rows(query)]
+
+    def events(self) -> list[EventRow]:
+        """Return all that happened, in order: what a search does next depends on nothing else."""
+        query = sa.select(tables.events).order_by(tables.events.c.id)
+        return [EventRow(**row) for row in self._rows(query)]
 
     def decisions(self) -> list[dict[str, Any]]:
         """Return every decision in the order they were made."""
-        return [dict(row) for row in self._rows(sa.select(_decisions).order_by(_decisions.c.id))]
+        return self._in_order(tables.decisions.c.id)
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return every attempt, by trial and attempt."""
-        order = (_attempts.c.trial, _attempts.c.attempt)
-        return [dict(row) for row in self._rows(sa.select(_attempts).order_by(*order))]
+        return self._in_order(tables.attempts.c.trial, tables.attempts.c.attempt)
 
     def looks(self) -> list[dict[str, Any]]:
         """Return every look at the test set, in order."""
-        return [dict(row) for row in self._rows(sa.select(_looks).order_by(_looks.c.id))]
+        return self._in_order(tables.looks.c.id)
 
     def sessions(self) -> list[dict[str, Any]]:
         """Return every session, in order."""
-        return [dict(row) for row in self._rows(sa.select(_sessions).order_by(_sessions.c.id))]
+        return self._in_order(tables.sessions.c.id)
 
     def spent_seconds(self, stage: str) -> float:
         """Return the wall seconds that sessions of one stage took, ended well or not."""
@@ -258,10 +232,32 @@ class Record:
     def _update_attempt(self, trial: int, attempt: int, **values: Any) -> None:
         with self._engine.begin() as connection:
             connection.execute(
-                _attempts.update()
-                .where((_attempts.c.trial == trial) & (_attempts.c.attempt == attempt))
+                tables.attempts.update()
+                .where((tables.attempts.c.trial == trial) & (tables.attempts.c.attempt == attempt))
                 .values(**values)
             )
+
+    def _add_event(
+        self,
+        connection: sa.Connection,
+        kind: EventKind,
+        trial: int,
+        *,
+        decision: Decision | None = None,
+        **values: Any,
+    ) -> None:
+        now = time.time()
+        result = connection.execute(
+            tables.events.insert().values(kind=kind, trial=trial, at=now, **values)
+        )
+        if decision is not None:
+            epoch = values.get("epoch") or decision.rung
+            row = asdict(decision) | {"event": _new_key(result), "epoch": epoch, "at": now}
+            connection.execute(tables.decisions.insert().values(row))
+
+    def _in_order(self, *columns: sa.Column[Any]) -> list[dict[str, Any]]:
+        query = sa.select(columns[0].table).order_by(*columns)
+        return [dict(row) for row in self._rows(query)]
 
     def _rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         with self._engine.connect() as connection:

@@ -13,9 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from search.report_audit import audit_figures
 from search.report_course import course_figures
 from search.report_facts import MOST_FAILURES, MOST_ROWS, gather
 from search.report_figures import result_figures
+from search.report_rungs import rung_figures
 from search.report_space import space_figures
 from search.study import Study, write_text
 
@@ -32,7 +34,8 @@ def write_report(study: Study) -> Path:
         "most_failures": MOST_FAILURES,
         "most_rows": MOST_ROWS,
     }
-    figures = result_figures(facts) | course_figures(facts) | space_figures(facts)
+    figures = result_figures(facts) | course_figures(facts) | rung_figures(facts)
+    figures |= audit_figures(facts) | space_figures(facts)
     page = {
         "figures": figures,
         "plotly": _packed_plotly() if figures else "",

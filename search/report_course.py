@@ -1,4 +1,4 @@
-"""Figures of the report about the course of a search: learning curves, rungs, attempts in time."""
+"""Figures of the report about the course of a search: learning curves, attempts in time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.report_figures import CROWD, Figure, escaped, frame, new_figure, points
-from search.study import Trial, trial_name
+from search.study import Trial
 
 COLOURS = {
     "complete": "var(--complete)",
@@ -16,6 +16,7 @@ COLOURS = {
     "failed": "var(--failed)",
     "lost": "var(--baseline)",
     "stopped": "var(--running)",
+    "paused": "var(--muted)",
 }
 """By outcome of a trial or of an attempt."""
 _DASHES = ("dash", "dot", "dashdot", "longdash")
@@ -25,7 +26,6 @@ def course_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures of the search's course that have data, by name."""
     found = {
         "curves": _curves(facts["trials"], facts["best"]),
-        "rungs": _rungs(facts["decisions"]),
         "timeline": _timeline(facts["bars"], facts["joins"]),
     }
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -97,49 +97,6 @@ def _lines(
         width=width * thin**0.5,
         **style,
     )
-
-
-def _rungs(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
-    last = {(d["rung"], d["trial"]): d for d in decisions if d["value"] is not None}
-    if not last:
-        return None
-    rungs = sorted({rung for rung, _ in last})
-    size = 8 if len(last) <= 300 else 5
-    data = []
-    for action, name, colour, symbol in (
-        ("continue", "went on", "var(--best)", "circle"),
-        ("stop", "stopped", "var(--failed)", "x-thin"),
-    ):
-        # Spread by the golden ratio in order of arrival, so that points do not hide each other.
-        some = [
-            (rungs.index(d["rung"]) + 0.7 * (k * 0.618 % 1 - 0.5), d)
-            for k, d in enumerate(last.values())
-            if d["action"] == action
-        ]
-        y = [100 * d["value"] for _, d in some]
-        text = [
-            f"{trial_name(d['trial'])}: {100 * d['value']:.2f}%\n{d['reason']}"
-            + (f"\ncutoff {100 * d['cutoff']:.2f}%" if d["cutoff"] is not None else "")
-            for _, d in some
-        ]
-        data.append(points(name, [x for x, _ in some], y, text, colour, symbol=symbol, size=size))
-    cutoffs = {d["rung"]: 100 * d["cutoff"] for d in decisions if d["cutoff"] is not None}
-    x = [v for rung in cutoffs for v in (rungs.index(rung) - 0.4, rungs.index(rung) + 0.4, None)]
-    y = [v for cutoff in cutoffs.values() for v in (cutoff, cutoff, None)]
-    text = [f"last cutoff {value:.2f}%" if value else "" for value in y]
-    data.append(
-        points("last cutoff", x, y, text, "var(--ink)", mode="lines", width=1.5, dash="dot")
-    )
-    bounds, below = frame([100 * d["value"] for d in last.values()])
-    ticks = [f"{rung} epoch{'s' if rung > 1 else ''}" for rung in rungs]
-    places = {"tickvals": list(range(len(rungs))), "ticktext": ticks, "showgrid": False}
-    layout = {
-        "xaxis": places | {"range": [-0.5, len(rungs) - 0.5]},
-        "yaxis": {"range": bounds, "ticksuffix": "%"},
-    }
-    note = f"{below} of {len(last)} values lie below the frame." if below else ""
-    label = "Best value of each trial when it got to a rung, and whether it went on"
-    return new_figure(label, data, layout, height=350, note=note)
 
 
 def _timeline(bars: Sequence[Mapping[str, Any]], joins: Sequence[float]) -> Figure | None:

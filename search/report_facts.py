@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.report_audit import audit_facts
+from search.report_proposals import proposal_facts
+from search.report_rungs import rung_facts
 from search.report_space import Axis, Point, axes, importance, space_points
 from search.result import build_result, final_metrics
 from search.study import Study, Trial, best_of, trial_name
@@ -34,7 +37,6 @@ def gather(study: Study) -> dict[str, Any]:
     result = build_result(study)
     data = dict.fromkeys(_DATA) | (study.noted("data") or {})
     substitution = study.noted("substitution") or ""
-    decisions = study.record.decisions()
     points = space_points(study, trials)
     dimensions = axes(study, points)
     shares, remark = importance(study)
@@ -56,9 +58,9 @@ def gather(study: Study) -> dict[str, Any]:
         "verdict": _verdict(answer, comparable),
         "leaderboard": [t for t in _in_order(trials) if t.value is not None],
         "summaries": {t.number: describe(t.configuration) for t in trials},
-        "decisions": decisions,
-        "rungs": _rungs(decisions),
-        "stops": [d | {"name": trial_name(d["trial"])} for d in _last_stops(decisions)],
+        **rung_facts(study, trials),
+        **audit_facts(study, trials),
+        **proposal_facts(study, trials, result["budget"]["search_seconds"]),
         "points": points,
         "axes": _ranked(dimensions, shares),
         "importance": shares,
@@ -169,31 +171,6 @@ def _in_order(trials: Sequence[Trial]) -> list[Trial]:
         return (not feasible, -(trial.value or 0.0), trial.parameters or 0, trial.number)
 
     return sorted(trials, key=key)
-
-
-def _rungs(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    last = {(d["rung"], d["trial"]): d for d in decisions}
-    rows = []
-    for rung in sorted({rung for rung, _ in last}):
-        here = [d for (place, _), d in last.items() if place == rung]
-        cutoffs = [d["cutoff"] for d in decisions if d["rung"] == rung and d["cutoff"] is not None]
-        stopped = sum(d["action"] == "stop" for d in here)
-        rows.append(
-            {
-                "rung": rung,
-                "reached": len(here),
-                "stopped": stopped,
-                "went_on": len(here) - stopped,
-                "cutoff": cutoffs[-1] if cutoffs else None,
-            }
-        )
-    return rows
-
-
-def _last_stops(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    last = {d["trial"]: dict(d) for d in decisions}
-    stops = [d for d in last.values() if d["action"] == "stop"]
-    return sorted(stops, key=lambda d: (-d["rung"], -d["value"], d["trial"]))
 
 
 def _ranked(dimensions: Sequence[Axis], shares: Mapping[str, float]) -> list[Axis]:

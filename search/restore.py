@@ -1,13 +1,19 @@
-"""What the record says a search had done by the time its driver ended, well or not."""
+"""Bring a search to where its record says it was when its driver ended, well or not."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
 from model.train import EpochMetrics
+from search.budget import Budget
+from search.fidelity_sampler import DIVERGED
+from search.ledger import Ledger
 from search.record import EpochRow
-from search.study import Outcome, Study
+from search.strategy import Strategy
+from search.study import Outcome, Study, Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,21 +23,27 @@ class Ending:
     outcome: Outcome
     reason: str
 
+    @property
+    def state(self) -> TrialState:
+        """Return Optuna's word for it."""
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        return states.get(self.outcome, TrialState.FAIL)
+
+    def diverged(self, trial: Trial) -> bool:
+        """Return whether the trial's training broke down: not one that was refused before it."""
+        return self.outcome == "infeasible" and not trial.refusal
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Past:
-    """Where a search stands."""
+    """What is left to do."""
 
-    num_trials: int
-    """Trials that count for the budget: begun, and not refused before training."""
-    num_epochs: int
-    """Epochs trained by all trials together."""
-    scores: tuple[tuple[int, int, float], ...]
-    """Trial, epoch, and the best validation accuracy of the trial by then."""
     in_flight: tuple[int, ...]
     """Trials that go on."""
     unsettled: tuple[tuple[int, Ending], ...]
-    """Trials whose end is certain from their last epoch, but was not written down."""
+    """Trials whose end is certain, but was not written down."""
+    untold: tuple[tuple[int, Ending], ...]
+    """Trials whose end was written down, but not told to Optuna."""
 
 
 def score(metrics: EpochMetrics | EpochRow) -> float | None:
@@ -55,44 +67,103 @@ def ending(metrics: EpochMetrics | EpochRow, stopped: str, *, max_epochs: int) -
     return Ending(outcome="pruned", reason=stopped) if stopped else None
 
 
-def recall(study: Study) -> Past:
-    """Read where the search stands from the study's record."""
+def restore(study: Study, strategy: Strategy, budget: Budget, ledger: Ledger) -> Past:
+    """Tell the strategy and the budget all that happened, in order, and complete the record.
+
+    Our own tables are written before Optuna's, but for a proposal, which Optuna numbers; a driver
+    that was killed in between left one of them behind.
+    """
+    trials = study.trials()
+    _complete_events(study, trials)
+    ended = _replay(study, trials, strategy, budget)
+    for attempt in study.record.attempts():
+        if attempt["ended_at"] is not None:
+            budget.device_seconds(attempt["ended_at"] - attempt["started_at"])
     stops = {
         (row["trial"], row["epoch"]): str(row["reason"])
         for row in study.record.decisions()
         if row["action"] == "stop"
     }
-    num_trials = num_epochs = 0
-    scores: list[tuple[int, int, float]] = []
     in_flight: list[int] = []
     unsettled: list[tuple[int, Ending]] = []
-    for trial in study.trials():
-        refused = trial.outcome == "infeasible" and not trial.epochs
-        if trial.outcome == "waiting" or refused:
-            continue
-        num_trials += 1
-        num_epochs += len(trial.epochs)
-        best = -math.inf
-        for row in trial.epochs:
-            value = score(row)
-            if value is not None:
-                best = max(best, value)
-                scores.append((trial.number, row.epoch, best))
+    for trial in trials:
         if trial.outcome != "running":
             continue
+        _complete_values(study, trial, ledger)
+        if trial.number in ended:
+            continue
         end = None
-        if trial.epochs:
+        if trial.refusal:
+            end = Ending(outcome="infeasible", reason=trial.refusal)
+        elif trial.epochs:
             last = trial.epochs[-1]
             stopped = stops.get((trial.number, last.epoch), "")
             end = ending(last, stopped, max_epochs=study.config.max_epochs)
-        if end is None:
-            in_flight.append(trial.number)
-        else:
+        if end is not None:
             unsettled.append((trial.number, end))
+        elif trial.number not in strategy.paused:
+            in_flight.append(trial.number)
+    running = {trial.number for trial in trials if trial.outcome == "running"}
     return Past(
-        num_trials=num_trials,
-        num_epochs=num_epochs,
-        scores=tuple(scores),
         in_flight=tuple(in_flight),
         unsettled=tuple(unsettled),
+        untold=tuple((trial, end) for trial, end in ended.items() if trial in running),
     )
+
+
+def _as_made(trial: FrozenTrial) -> FrozenTrial:
+    template = create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={key: value for key, value in trial.user_attrs.items() if key != DIVERGED},
+    )
+    template.number = trial.number
+    return template
+
+
+def _complete_events(study: Study, trials: list[Trial]) -> None:
+    known = {event.trial for event in study.record.events() if event.kind == "proposed"}
+    for trial in trials:
+        if trial.number not in known:
+            study.record.add_event("proposed", trial.number)
+
+
+def _complete_values(study: Study, trial: Trial, ledger: Ledger) -> None:
+    told = study.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for row in trial.epochs:
+        value = score(row)
+        if value is not None and told.get(row.epoch) != value:
+            ledger.report(trial.number, row.epoch, value)
+
+
+def _replay(
+    study: Study, trials: list[Trial], strategy: Strategy, budget: Budget
+) -> dict[int, Ending]:
+    made = study.optuna.get_trials()
+    ended: dict[int, Ending] = {}
+    seen: set[tuple[int, int]] = set()
+    for event in study.record.events():
+        if event.kind == "proposed":
+            budget.trial_begun()
+            strategy.adopt(_as_made(made[event.trial]))
+        elif event.kind == "promoted":
+            strategy.promote(event.trial)
+        elif event.kind == "epoch":
+            assert event.epoch is not None
+            if (event.trial, event.epoch) not in seen:
+                budget.epoch()
+            seen.add((event.trial, event.epoch))
+            if event.value is not None:
+                strategy.judge(event.trial, event.epoch, event.value)
+                strategy.report(event.trial, event.epoch, event.value)
+        else:
+            trial = trials[event.trial]
+            strategy.end(event.trial)
+            if trial.refusal:
+                budget.trial_refused()
+            budget.trial_ended(trial.value if event.outcome in ("complete", "pruned") else None)
+            outcome: Outcome = event.outcome  # type: ignore[assignment]
+            end = ended[event.trial] = Ending(outcome=outcome, reason=event.reason or "")
+            strategy.tell(event.trial, end.state, trial.value, diverged=end.diverged(trial))
+    return ended

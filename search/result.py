@@ -6,23 +6,29 @@ import json
 from collections import Counter
 from typing import Any
 
+from search.audit import audit_of
 from search.baselines import BASELINES
 from search.study import Study, Trial, best_of
-from search.view import is_alive
+from search.view import View, is_alive
 
 
 def summarise(study: Study) -> dict[str, Any]:
     """Return what `status --json` prints: the study as it stands now."""
     trials, alive = study.trials(), is_alive(study)
-    open_trials = _count(trials, "running")
+    paused = len(View.of(study).paused)
+    in_flight = _count(trials, "running") - paused
     return {
         "study": study.name,
         "state": study.state,
         "alive": alive,
         "dataset": _dataset(study, None),
-        # In flight when the driver ended: they go on when the study is resumed.
         "trials": _counts(trials)
-        | {"running": open_trials if alive else 0, "unfinished": 0 if alive else open_trials},
+        | {
+            "running": in_flight if alive else 0,
+            "paused": paused,
+            # In flight when the driver ended: they go on when the study is resumed.
+            "unfinished": 0 if alive else in_flight,
+        },
         "best": _best(trials),
         "budget": _budget(study, trials),
     }
@@ -46,6 +52,7 @@ def build_result(study: Study) -> dict[str, Any]:
         final["train_accuracy"] = _train_accuracy(models, "winner")
         final["test_looks"] = len(looks)
         final["seal_broken"] = any(look["broke_seal"] for look in looks)
+    audited = audit_of(study.config, trials, study.record.decisions())
     return {
         "study": study.name,
         "status": study.state,
@@ -55,6 +62,8 @@ def build_result(study: Study) -> dict[str, Any]:
         "baselines": [_baseline(study, name, groups, models) for name in study.config.baselines],
         "final": final,
         "budget": _budget(study, trials),
+        # What stopping trials early cost; null where no trial was audited.
+        "audit": None if audited is None else audited.to_dict(),
         "versions": study.noted("environment"),
     }
 
@@ -83,9 +92,8 @@ def _dataset(study: Study, test_images: int | None) -> dict[str, Any]:
 
 
 def _counts(trials: list[Trial]) -> dict[str, int]:
-    asked = [trial for trial in trials if trial.outcome != "waiting"]
     kinds = ("complete", "pruned", "failed", "infeasible")
-    return {"total": len(asked)} | {kind: _count(asked, kind) for kind in kinds}
+    return {"total": len(trials)} | {kind: _count(trials, kind) for kind in kinds}
 
 
 def _count(trials: list[Trial], outcome: str) -> int:

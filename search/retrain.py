@@ -19,8 +19,8 @@ from typing import Any
 
 from model.config import Configuration
 from model.train import EpochMetrics
-from search.assignment import derive_seed
 from search.config import DataSection, StudyConfig
+from search.seeds import derive_seed
 from search.slots import Slots, pick_device, plan_slots, worker_environment
 from search.study import Study, StudyError, Trial, best_of, write_json
 

@@ -21,6 +21,7 @@ from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
 from search.result import build_result, final_metrics
 from search.retrain import retrain, sha256
+from search.settle import settle
 from search.slots import CHECKOUT, plan_slots
 from search.study import Study, StudyError, best_of, create, describe_environment, write_json
 from search.tensorboard import Board, Curves
@@ -39,9 +40,10 @@ def new_study(config: StudyConfig, runs: Path, verbosity: Verbosity) -> tuple[St
         StudyError: The folder is taken.
         ValueError: A trial asks for more than this machine has.
     """
-    plan_slots(config.resources)  # refuses what this machine does not have, before anything is made
+    slots = plan_slots(config.resources)  # refuses what is not there, before anything is made
     with download_progress(verbosity) as progress:
         config, images, substitution = settle_source(config, progress)
+    config = settle(config, slots=slots.count)
     facts = {"data": images.facts(), "substitution": substitution}
     study = create(
         config, runs / config.study, facts=facts, environment=describe_environment(CHECKOUT)

@@ -1,10 +1,13 @@
-"""Proposals: what Optuna's sampler suggests next, and what it is told. No Ray here."""
+"""Proposals: what an Optuna sampler suggests next, and what the study is told. No Ray here."""
 
 from __future__ import annotations
 
+import copy
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -15,141 +18,200 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from model.config import Configuration
-from search.assignment import derive_seed
 from search.config import SamplerSection
-from search.space import Space
+from search.cube import Draw
+from search.evidence import Tuning
+from search.fidelity_sampler import BASIS, FidelitySampler
+from search.seeds import derive_seed
 
 _MOST_DRAWS = 100
+ASK_SECONDS = "ask_seconds"
+"""Trial attribute: how long the proposal took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Realised:
+    """What the values of a point stand for."""
+
+    configuration: dict[str, Any] | None
+    """JSON-plain; None where they make no network."""
+    key: str
+    """Equal for equal configurations."""
+    refusal: str
+    """Why it cannot be tried, or empty."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else to note on the trial."""
+
+
+Realise = Callable[[Mapping[str, Any]], Realised]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A trial that is not the sampler's: a baseline, or the user's own point."""
+
+    origin: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that are fixed; the sampler proposes the others."""
+    realised: Realised | None = None
+    """The whole configuration, for one outside the space; then there are no parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """One configuration to try."""
+    """One configuration to try; it is in the study already."""
 
     number: int
-    """The trial's number in the study."""
-    configuration: Configuration | None
-    """None where the parameters make no network; `refusal` says why."""
+    configuration: dict[str, Any] | None
     refusal: str
     """Why it cannot be tried, or empty."""
-
-
-Refusal = Callable[[Configuration], str]
-"""Returns why a configuration cannot be tried, or an empty string."""
+    template: FrozenTrial
+    """The trial as it was made."""
 
 
 class Proposer:
-    """Asks and tells one Optuna study.
+    """Asks one Optuna study's sampler and makes its trials.
 
     The sampler is seeded anew for every trial from the study's seed and the trial's number, so a
-    proposal depends only on those and on what had been told by then: a study that was killed and
-    resumed proposes what it would have proposed.
+    proposal depends only on those and on what the study holds by then: a study that was killed and
+    resumed proposes what it would have proposed. A trial is written whole, in one transaction.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        space: Space,
         section: SamplerSection,
         *,
+        draw: Draw,
+        realise: Realise,
+        levels: Sequence[int],
         seed: int,
-        refuse: Refusal,
+        given: Sequence[Given] = (),
+        tuning: Tuning | None = None,
     ) -> None:
-        """Propose for `study` what `refuse` does not refuse."""
-        self._study = study
-        self._refuse = refuse
-        self._space = space
-        self._section = section
-        self._seed = seed
+        """Propose points of the space that `draw` asks for, the trials of `given` first."""
+        self._study, self._section = study, section
+        self._draw, self._realise = draw, realise
+        self._given, self._seed = list(given), seed
+        self._sampler = self._make(seed, levels, tuning)
+        self._keys: dict[str, int] = {}
+        """Configuration -> the first trial that has it."""
+        self._num_keyed = 0
 
-    def ask(self, again: int | None = None) -> Proposal:
-        """Propose the next trial: enqueued ones first, then the sampler's.
+    def ask(self) -> Proposal:
+        """Make the next trial: a given one while there are any, then the sampler's."""
+        started = time.perf_counter()
+        trials = self._study.get_trials(deepcopy=False)
+        number = len(trials)
+        self._note_keys(trials)
+        given = self._given[number] if number < len(self._given) else Given(origin="sampler")
+        values: dict[str, Any] = {}
+        distributions: dict[str, BaseDistribution] = {}
+        realised, notes = given.realised, {"origin": given.origin}
+        if realised is None:
+            values, distributions, realised, notes = self._propose(number, given)
+        attrs = {**notes, **realised.facts, ASK_SECONDS: round(time.perf_counter() - started, 6)}
+        if realised.refusal:
+            attrs["refusal"] = realised.refusal
+        if realised.configuration is not None:
+            attrs |= {"configuration": realised.configuration, "key": realised.key}
+        template = create_trial(
+            state=TrialState.RUNNING, params=values, distributions=distributions, user_attrs=attrs
+        )
+        template.number = number
+        self.adopt(template)
+        return Proposal(
+            number=number,
+            configuration=realised.configuration,
+            refusal=realised.refusal,
+            template=template,
+        )
 
-        `again` is the number of a trial that was begun before. Where a killed driver left its
-        proposal half made, the rest is drawn now: then it may not be what it would have been.
-        """
-        if again is not None:
-            self._study.sampler = self._sampler(again)
-            return self._propose(self._trial(again))
-        # Counting in the storage: the number that `ask` is about to give.
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        number = waiting[0].number if waiting else len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = self._sampler(number)
-        trial = self._study.ask()
-        assert trial.number == number, "another process writes to this study"
-        return self._propose(trial)
-
-    def _propose(self, trial: optuna.Trial) -> Proposal:
-        number = trial.number
-        given = trial.user_attrs.get("configuration")
-        if given is not None:  # a baseline, or a trial that was begun before
-            configuration = Configuration.from_dict(given)
-            refusal = self._refuse(configuration)
-            return Proposal(number=number, configuration=configuration, refusal=refusal)
-        values, drawn, refusal = self._draw(trial)
-        trial = self._fix(trial, values)
-        self._space.suggest(trial)
-        if drawn is not None:
-            trial.set_user_attr("configuration", drawn.to_dict())
-        return Proposal(number=number, configuration=drawn, refusal=refusal)
-
-    def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], Configuration | None, str]:
-        # Draws that make no network, or one over the limits, are thrown away before they become
-        # trials: the space's shape is no news to the record. The last draw is kept with its reason.
-        for count in range(_MOST_DRAWS):
-            if count == _MOST_DRAWS // 2:
-                # The model insists on what cannot be. That is told with the trial.
-                self._study.sampler = RandomSampler(seed=self._seed_for(trial.number))
-                if "origin" not in trial.user_attrs:
-                    trial.set_user_attr("origin", "sampler, at random")
-            values = self._space.suggest(_Draft(self._study, trial))
-            configuration = None
-            try:
-                configuration = self._space.configuration(values)
-                refusal = self._refuse(configuration)
-            except ValueError as error:
-                refusal = str(error)
-            if not refusal:
-                break
-        return values, configuration, refusal
-
-    def _fix(self, trial: optuna.Trial, values: dict[str, Any]) -> optuna.Trial:
-        # What Optuna itself writes for an enqueued trial: its suggestions then are these values.
-        storage = self._study._storage
-        storage.set_trial_system_attr(trial._trial_id, "fixed_params", values)
-        return optuna.Trial(self._study, trial._trial_id)
+    def adopt(self, template: FrozenTrial) -> None:
+        """Put a trial into the study that was proposed before."""
+        self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
 
     def report(self, number: int, *, epoch: int, value: float) -> None:
         """Tell the value of one epoch; an epoch that was told before is replaced."""
         # Not `Trial.report`, which keeps the first value of an epoch that is trained again.
-        key = self._trial(number)._trial_id
-        self._study._storage.set_trial_intermediate_value(key, epoch, value)
+        self._study._storage.set_trial_intermediate_value(self._key(number), epoch, value)
 
     def note(self, number: int, **facts: Any) -> None:
         """Write facts (JSON-plain) on a trial."""
-        trial = self._trial(number)
         for key, value in facts.items():
-            trial.set_user_attr(key, value)
+            self._study._storage.set_trial_user_attr(self._key(number), key, value)
 
     def tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         """End a trial. Facts are noted before this: the state changes last."""
         self._study.tell(number, value, state=state)
 
-    def _trial(self, number: int) -> optuna.Trial:
+    def _propose(
+        self, number: int, given: Given
+    ) -> tuple[dict[str, Any], dict[str, BaseDistribution], Realised, dict[str, Any]]:
+        notes: dict[str, Any] = {"origin": given.origin}
+        sampler = self._sampler
+        if not isinstance(sampler, FidelitySampler):
+            sampler = self._make(derive_seed(self._seed, "sampler", number), (), None)
+        twin: int | None = None
+        # The fidelity sampler asks `refuse` itself: one draw of it is all it has to say.
+        insists = 1 if isinstance(sampler, FidelitySampler) else _MOST_DRAWS // 2
+        for count in range(_MOST_DRAWS):
+            if count == insists:
+                # The model insists on what cannot be, or on what was tried. That is told.
+                sampler = RandomSampler(seed=derive_seed(self._seed, "random", number))
+                if given.origin == "sampler":
+                    notes["origin"] = "sampler, at random"
+            draft = _Draft(self._study, sampler, number, given.values)
+            values = dict(self._draw(draft))
+            realised = self._realise(values)
+            twin = self._keys.get(realised.key)
+            if not realised.refusal and (twin is None or given.values):
+                break
+        if not realised.refusal and twin is not None and given.origin == "sampler":
+            # Nothing new is left to try: the same configuration again, with a seed of its own.
+            notes["origin"] = f"replicate of trial {twin}"
+        if given.origin != "sampler":
+            notes[BASIS] = {"by": "point"}
+        elif isinstance(sampler, FidelitySampler):
+            notes[BASIS] = sampler.basis
+        else:
+            notes[BASIS] = {"by": "random" if notes["origin"] != "sampler" else self._section.kind}
+        used = {name: draft.distributions[name] for name in values}
+        return values, used, realised, notes
+
+    def _refuse(self, values: Mapping[str, Any]) -> str:
+        realised = self._realise(values)
+        if realised.refusal:
+            return realised.refusal
+        twin = self._keys.get(realised.key)
+        return "" if twin is None else f"trial {twin} has the same configuration"
+
+    def _note_keys(self, trials: Sequence[FrozenTrial]) -> None:
+        for trial in trials[self._num_keyed :]:
+            if key := trial.user_attrs.get("key"):
+                self._keys.setdefault(key, trial.number)
+        self._num_keyed = len(trials)
+
+    def _key(self, number: int) -> int:
         storage = self._study._storage
-        key = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        return optuna.Trial(self._study, key)
+        return storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
-    def _seed_for(self, number: int) -> int:
-        return derive_seed(self._seed, "sampler", number)
-
-    def _sampler(self, number: int) -> BaseSampler:
-        seed = self._seed_for(number)
-        if self._section.kind == "random":
+    def _make(self, seed: int, levels: Sequence[int], tuning: Tuning | None) -> BaseSampler:
+        section = self._section
+        startup = section.startup_trials if section.startup_trials != "auto" else 10
+        if section.kind == "random":
             return RandomSampler(seed=seed)
+        if section.kind == "fidelity":
+            return FidelitySampler(
+                self._draw,
+                levels=levels,
+                startup_trials=startup,
+                seed=seed,
+                refuse=self._refuse,
+                tuning=tuning,
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # group: parameters of deeper networks get a joint model of their own.
@@ -158,23 +220,39 @@ class Proposer:
                 multivariate=True,
                 group=True,
                 constant_liar=True,
-                n_startup_trials=self._section.startup_trials,
+                n_startup_trials=startup,
             )
 
 
 class _Draft:
-    """Draws a trial's parameters from the study's sampler without recording them.
+    """A trial that is not in the study yet: its parameters are drawn without being recorded."""
 
-    What is fixed or recorded already (a user's point, a proposal left half made) stays as it is.
-    """
-
-    def __init__(self, study: optuna.Study, trial: optuna.Trial) -> None:
-        self._study = study
-        self._frozen = study._storage.get_trial(trial._trial_id)
-        fixed = self._frozen.system_attrs.get("fixed_params", {})
-        self._given = fixed | self._frozen.params
-        space = study.sampler.infer_relative_search_space(study, self._frozen)
-        self._relative = study.sampler.sample_relative(study, self._frozen, space)
+    def __init__(
+        self,
+        study: optuna.Study,
+        sampler: BaseSampler,
+        number: int,
+        fixed: Mapping[str, Any],
+    ) -> None:
+        self._sampler, self._fixed = sampler, fixed
+        self.distributions: dict[str, BaseDistribution] = {}
+        self._frozen = FrozenTrial(
+            number=number,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.now(),
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=-1,
+        )
+        self._study = copy.copy(study)
+        self._study._storage = _Unwritten(study._storage)  # type: ignore[assignment]
+        space = sampler.infer_relative_search_space(self._study, self._frozen)
+        self._relative = sampler.sample_relative(self._study, self._frozen, space)
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -190,7 +268,24 @@ class _Draft:
         return self._suggest(name, CategoricalDistribution(choices))
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        for known in (self._given, self._relative):
+        self.distributions[name] = distribution
+        for known in (self._fixed, self._relative):
             if name in known:
                 return known[name]
-        return self._study.sampler.sample_independent(self._study, self._frozen, name, distribution)
+        return self._sampler.sample_independent(self._study, self._frozen, name, distribution)
+
+
+class _Unwritten:
+    """A storage that drops what a sampler notes on a trial which is not in it yet.
+
+    TPE notes the parameters of running trials for others to see; ours are written with the trial.
+    """
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.asha import rung_epochs
+from search.time_left import seconds_left
 from search.view import View
 from search.words import (
     describe_network,
@@ -72,9 +71,9 @@ def _head(view: View, now: float) -> Table:
     if view.caution:
         table.add_row(Text("CAUTION", style="reverse"), Text(view.caution, style="bold yellow"))
     table.add_row("Data", Text(view.data))
-    for label, bar in zip(("Budget", "", ""), _budget(view, now), strict=False):
-        table.add_row(label, bar)
-    if view.since is not None and (left := view.seconds_left(now)) is not None:
+    for index, bar in enumerate(_budget(view, now)):
+        table.add_row("" if index else "Budget", bar)
+    if view.since is not None and (left := seconds_left(view, now)) is not None:
         table.add_row("Left", likely(*left))
     if (best := view.best()) is not None:
         scores = [t.value for t in view.baselines().values() if t.value is not None]
@@ -91,17 +90,11 @@ def _head(view: View, now: float) -> Table:
 
 
 def _budget(view: View, now: float) -> list[RenderableType]:
-    limits, seconds = view.study.config.budget, view.seconds(now)
     rows: list[RenderableType] = []
-    for limit, spent, text in (
-        (limits.trials, view.num_asked, f"{view.num_asked:,} of {limits.trials or 0:,} trials"),
-        (limits.epochs, view.num_epochs, f"{view.num_epochs:,} of {limits.epochs or 0:,} epochs"),
-        (limits.seconds, seconds, f"{span(seconds)} of {span(limits.seconds or 0)}"),
-    ):
-        if limit is not None:
-            row = Table.grid(padding=(0, 2, 0, 0))
-            row.add_row(_bar(min(spent, limit), limit, _BAR), text)
-            rows.append(row)
+    for use in view.budget(now):
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_row(_bar(use.share, 1.0, _BAR), use.text)
+        rows.append(row)
     return rows
 
 
@@ -125,39 +118,22 @@ def _accuracies(view: View) -> Table:
 
 
 def _ladder(view: View) -> Table:
-    config, trials = view.study.config, list(view.trials.values())
-    table = columns("Rung", "Reached>", "Went on>", "Stopped>", "*")
-    rungs = rung_epochs(
-        grace_epochs=config.asha.grace_epochs,
-        reduction_factor=config.asha.reduction_factor,
-        max_epochs=config.max_epochs,
-    )
-    stopped = Counter(view.stopped_at.values())
-    most = 1
-    for rung in rungs:
-        reached = [trial for trial in trials if _has_value(trial, rung)]
-        most = max(most, len(reached))
-        # Ended here, but not by ASHA: failed, or the budget was spent.
-        others = sum(
-            last_epoch(trial) == rung
-            and trial.outcome != "running"
-            and trial.number not in view.stopped_at
-            for trial in reached
-        )
-        went_on = len(reached) - stopped[rung] - others
-        bar = _share(went_on, len(reached), most)
-        numbers = map(str, (len(reached), went_on, stopped[rung]))
-        table.add_row(plural(rung, "epoch"), *numbers, bar)
-    complete = sum(trial.outcome == "complete" for trial in trials)
+    config, rows = view.study.config, view.rung_rows()
+    brackets, waits = config.asha.brackets > 1, config.asha.form == "promotion"
+    audits = any(row.audited for row in rows)
+    kinds = ["Paused>"] * waits + ["Stopped>"] + ["Audited>"] * audits
+    table = columns("Rung", "Reached>", "Went on>", *kinds, "*")
+    most = max([1, *(row.reached for row in rows)])
+    for row in rows:
+        counts = [row.reached, row.went_on, *[row.paused] * waits, row.stopped]
+        counts += [row.audited] * audits
+        name = plural(row.rung, "epoch") + (f", bracket {row.bracket}" if brackets else "")
+        table.add_row(name, *map(str, counts), _share(row.went_on, row.reached, most))
+    complete = sum(trial.outcome == "complete" for trial in view.trials.values())
     bar = _share(complete, complete, most)
-    table.add_row(plural(config.max_epochs, "epoch"), str(complete), "complete", "", bar)
+    blank = [""] * len(kinds)
+    table.add_row(plural(config.max_epochs, "epoch"), str(complete), "complete", *blank, bar)
     return table
-
-
-def _has_value(trial: Trial, epoch: int) -> bool:
-    # A trial that diverged in this epoch has none, and ASHA does not count it.
-    rows = [row for row in trial.epochs if row.epoch == epoch]
-    return any(None not in (row.train_loss, row.val_loss, row.val_accuracy) for row in rows)
 
 
 def _share(part: int, whole: int, most: int) -> RenderableType:

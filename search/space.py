@@ -136,7 +136,8 @@ class Space:
         return self._names(dimension, {"num_blocks": self.max_blocks()})
 
     def _exists(self, dimension: Dimension, values: Mapping[str, Any]) -> bool:
-        return all(
+        # Drawn hundreds of times a proposal; few dimensions have a condition.
+        return not dimension.when or all(
             values.get(key, self.constants.get(key)) in allowed
             for key, allowed in dimension.when.items()
         )

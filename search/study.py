@@ -30,10 +30,10 @@ State = Literal[
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen
 
-FORMAT = 1
-"""Version of the study folder; a newer one is refused."""
+FORMAT = 2
+"""Version of the study folder; another one is refused. 2: events, whole proposals."""
 
-Outcome = Literal["complete", "pruned", "failed", "infeasible", "running", "waiting"]
+Outcome = Literal["complete", "pruned", "failed", "infeasible", "running"]
 """How a trial stands. `pruned`: stopped by ASHA or by the end of the budget. `infeasible`: diverged
 or refused before training; never counted as a bug."""
 
@@ -57,6 +57,10 @@ class Trial:
     """Trainable parameters of the network."""
     multiply_adds: int | None
     """Per image, one forward pass."""
+    refusal: str
+    """Why it was not trained at all, or empty."""
+    proposal: Mapping[str, Any]
+    """What the sampler based it on; empty for baselines."""
     epochs: tuple[EpochRow, ...]
 
     @property
@@ -123,10 +127,9 @@ class Study:
 
     def trial(self, number: int) -> Trial:
         """Return one trial."""
-        return _view(
-            self.optuna.get_trials(deepcopy=False)[number],
-            tuple(self.record.epochs(number)),
-        )
+        storage = self.optuna._storage
+        key = storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
+        return _view(storage.get_trial(key), tuple(self.record.epochs(number)))
 
     def trials(self) -> list[Trial]:
         """Return every trial, by number."""
@@ -142,7 +145,7 @@ class Study:
 def create(
     config: StudyConfig, folder: Path, *, facts: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Study:
-    """Make the folder and the database of a new study; enqueue baselines and the user's points.
+    """Make the folder and the database of a new study. Its configuration is settled: no `auto`.
 
     Raises:
         StudyError: The folder exists and is not empty, or cannot be made.
@@ -164,13 +167,6 @@ def create(
     opened.note("environment", dict(environment))
     for key, value in facts.items():
         opened.note(key, value)
-    for name, configuration in config.baseline_configurations().items():
-        # Without parameters: baselines lie outside the space, and what is not in it must not draw
-        # the sampler towards its edge.
-        given = {"origin": f"baseline {name}", "configuration": configuration.to_dict()}
-        study.enqueue_trial({}, user_attrs=given)
-    for index, point in enumerate(config.points, start=1):
-        study.enqueue_trial(dict(point), user_attrs={"origin": f"point {index}"})
     opened.set_state("created")
     opened.note("format", FORMAT)  # last: what has no format was not made to its end
     return opened
@@ -192,10 +188,13 @@ def open_study(folder: Path) -> Study:
         raise StudyError(f"{folder / 'study.db'} cannot be read: {reason}") from None
     if written is None:
         raise StudyError(f"{folder} was not made to its end; remove the folder and begin again")
-    if written > FORMAT:
+    if written != FORMAT:
+        age, remedy = "newer", "update fashion-search"
+        if written < FORMAT:
+            age, remedy = "older", f"begin it again with `run {folder / 'config.yaml'} --name NAME`"
         raise StudyError(
-            f"{folder} was written by a newer version (format {written}, this reads {FORMAT});"
-            " update fashion-search"
+            f"{folder} was written by a{'n' if age == 'older' else ''} {age} version (format"
+            f" {written}, this reads {FORMAT}); {remedy}"
         )
     try:
         config = load_config(folder / "config.yaml")
@@ -220,7 +219,7 @@ def best_of(trials: list[Trial]) -> Trial | None:
 
 def describe_environment(checkout: Path) -> dict[str, str]:
     """Return versions, hardware and the git commit: the conditions of every number."""
-    packages = ("torch", "ray", "optuna", "numpy", "tensorboard")
+    packages = ("torch", "ray", "optuna", "numpy", "scipy", "tensorboard")
     facts = {"python": platform.python_version()}
     facts |= {name: metadata.version(name) for name in packages}
     facts["system"] = f"{platform.system()} {platform.release()}"
@@ -253,7 +252,6 @@ def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "pruned",
         TrialState.RUNNING: "running",
-        TrialState.WAITING: "waiting",
         TrialState.FAIL: "infeasible" if attrs.get("infeasible") else "failed",
     }
     return Trial(
@@ -264,6 +262,8 @@ def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
         configuration=attrs.get("configuration"),
         parameters=attrs.get("parameters"),
         multiply_adds=attrs.get("multiply_adds"),
+        refusal=attrs.get("refusal", ""),
+        proposal=attrs.get("proposal", {}),
         epochs=epochs,
     )
 

@@ -21,8 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics
-from search.asha import Decision
 from search.assignment import Assignment
+from search.ladder import Decision
 from search.study import trial_name
 
 VALUE = "accuracy/validation"

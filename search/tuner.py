@@ -58,7 +58,9 @@ def run_search(
     from search.bridge import DriverScheduler, DriverSearcher, stop_on_signals
     from search.trial import TrialWorker
 
-    driver = Driver(study, shape=train.shape, slots=slots.count, observers=observers)
+    share = slots.gpus or slots.threads
+    study.note("share", share)  # for those who count device-hours from the record
+    driver = Driver(study, shape=train.shape, slots=slots.count, share=share, observers=observers)
     searcher = DriverSearcher(driver)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -5,26 +5,40 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import platform
-import random
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from search.words import data_caution, data_line
+from search.budget import Budget, Use
+from search.words import data_caution, data_line, last_epoch
 
 if TYPE_CHECKING:
     from model.train import EpochMetrics
-    from search.asha import Decision
+    from search.ladder import Action, Decision
     from search.study import Outcome, Study, Trial
 
-_BASELINE = "baseline "  # how the origin of a baseline's trial begins
-_FEWEST_ENDED = 5  # trials that must have ended before the time left is told
-_DRAWS = 100
-_POOL = 200
+BASELINE = "baseline "  # how the origin of a baseline's trial begins
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungRow:
+    """How many trials have got to one rung, and what became of them there."""
+
+    bracket: int
+    rung: int
+    """In epochs."""
+    reached: int
+    """All that follow, and those that ended here but not by ASHA."""
+    went_on: int
+    """By their value, or by a promotion."""
+    paused: int
+    """Wait here for a promotion."""
+    stopped: int
+    """By ASHA; in the promotion form: ended without a promotion."""
+    audited: int
+    """Would have been stopped here, and run on."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,12 +48,22 @@ class View:
     study: Study
     trials: dict[int, Trial]
     """Every trial that was handed out or refused, by number."""
-    ended: deque[int]
-    """The trials that ended last, in order."""
-    stopped_at: dict[int, int]
-    """Trial -> the rung, in epochs, at which ASHA stopped it."""
+    ended: list[int]
+    """The trials that have ended, in order; those refused untrained are not among them."""
+    rungs: dict[tuple[int, int], dict[int, Action]]
+    """Bracket and rung, in epochs -> trial -> what was decided on it there last."""
+    paused: set[int]
+    """Trials that wait at a rung for promotion."""
     slots: list[int | None]
     """The trial of each slot; None where it is idle."""
+    held: float
+    """Seconds that attempts held a slot which are over."""
+    begun: dict[int, float]
+    """Trial -> Unix time at which its attempt began, for those on a slot."""
+    share: float
+    """CPU cores of a slot, or its GPUs where trials use GPUs."""
+    bounds: list[float]
+    """Every regret bound so far, in validation accuracy as a fraction."""
     spent: float
     """Seconds searched before `since`."""
     since: float | None
@@ -54,36 +78,57 @@ class View:
     @classmethod
     def of(cls, study: Study) -> View:
         """Read everything from the study's record."""
-        record = study.record
-        trials = {t.number: t for t in study.trials() if t.outcome != "waiting"}
+        record, session = study.record, study.record.sessions()[-1:]
+        trials = {t.number: t for t in study.trials()}
         attempts = [a for a in record.attempts() if a["trial"] in trials]
-        over = [a for a in attempts if trials[a["trial"]].outcome != "running"]
-        over.sort(key=lambda attempt: attempt["ended_at"] or 0.0)
-        running = {a["trial"] for a in attempts if a["ended_at"] is None} - {
-            a["trial"] for a in over
-        }
+        tried = {a["trial"] for a in attempts if trials[a["trial"]].outcome != "running"}
+        ended = [e.trial for e in record.events() if e.kind == "ended" and e.trial in tried]
         alive = study.state == "searching" and is_alive(study)
+        seen = {(row.trial, row.attempt): row.at for t in trials.values() for row in t.epochs}
+        begun: dict[int, float] = {}
+        held = 0.0
+        for row in attempts:
+            trial, at, end = row["trial"], row["started_at"], row["ended_at"]
+            if end is None and alive and trial not in tried:
+                begun[trial] = at
+            else:  # one that a killed driver left open was seen last at its last epoch
+                held += (end or seen.get((trial, row["attempt"]), at)) - at
+        rungs, paused = _decided(study)
         return cls(
             study=study,
             trials=trials,
-            ended=deque((a["trial"] for a in over), maxlen=4),
-            stopped_at={d["trial"]: d["rung"] for d in record.decisions() if d["action"] == "stop"},
-            slots=[*sorted(running)] if alive else [],
+            ended=ended,
+            rungs=rungs,
+            paused={n for n in paused if trials[n].outcome == "running" and n not in begun},
+            slots=[*sorted(begun)],
+            held=held,
+            begun=begun,
+            share=study.noted("share") or 1.0,
+            bounds=_bounds(study),
             spent=record.spent_seconds("search"),
-            since=record.sessions()[-1]["seen_at"] if alive else None,
+            since=session[0]["seen_at"] if alive else None,
             data=data_line(study),
             caution=data_caution(study),
             train_images=(study.noted("data") or {}).get("train_images") or 0,
         )
 
-    def start(self, trial: Trial) -> None:
-        """Put a trial that was handed out on the first idle slot."""
-        self.trials[trial.number] = trial
-        if trial.number in self.slots:
-            return  # handed out again: its worker was lost
+    def start(self, trial: Trial, at: float) -> None:
+        """Put a trial that was handed out at Unix time `at` on the first idle slot."""
+        number = trial.number
+        self.trials[number] = trial
+        self.share = self.study.noted("share") or 1.0  # written when the search begins
+        self._leave(number, at)  # handed out again: its worker was lost
+        self.begun[number] = at
+        if number in self.paused:
+            self.paused.remove(number)
+            for there in self.rungs.values():
+                if there.get(number) == "pause":
+                    there[number] = "promote"
+        if number in self.slots:
+            return
         if None not in self.slots:
             self.slots.append(None)
-        self.slots[self.slots.index(None)] = trial.number
+        self.slots[self.slots.index(None)] = number
 
     def add_epoch(
         self, number: int, metrics: EpochMetrics, decision: Decision | None, at: float
@@ -99,14 +144,44 @@ class View:
         rows = {row.epoch: row for row in trial.epochs}
         rows[metrics.epoch] = EpochRow(trial=number, attempt=0, at=at, **values)
         self.trials[number] = replace(trial, epochs=tuple(rows[key] for key in sorted(rows)))
-        if decision is not None and decision.action == "stop":
-            self.stopped_at[number] = decision.rung
+        if decision is None:
+            return
+        self.rungs.setdefault((decision.bracket, decision.rung), {})[number] = decision.action
+        if decision.action == "pause":
+            self.paused.add(number)
+            self._free(number, at)
 
-    def end(self, number: int, outcome: Outcome, reason: str) -> None:
-        """End a trial and free its slot."""
+    def end(self, number: int, outcome: Outcome, reason: str, at: float) -> None:
+        """End a trial at Unix time `at` and free its slot."""
         self.trials[number] = replace(self.trials[number], outcome=outcome, reason=reason)
         self.ended.append(number)
+        self.paused.discard(number)
+        self._free(number, at)
+        if self.study.config.budget.regret_bound is not None:
+            self.bounds = _bounds(self.study)
+
+    def _free(self, number: int, at: float) -> None:
+        self._leave(number, at)
         self.slots = [None if trial == number else trial for trial in self.slots]
+
+    def _leave(self, number: int, at: float) -> None:
+        self.held += max(0.0, at - self.begun.pop(number, at))
+
+    def budget(self, now: float) -> tuple[Use, ...]:
+        """Return how far each limit is used at Unix time `now`, as the driver counts it."""
+        budget, seconds = Budget(self.study.config.budget, share=self.share), self.seconds(now)
+        for _ in range(self.num_asked):
+            budget.trial_begun()
+        for _ in range(self.num_epochs):
+            budget.epoch()
+        budget.device_seconds(self.held)
+        for number, at in self.begun.items():
+            budget.attempt_begun(number, seconds - max(0.0, now - at))
+        for trial in map(self.trials.__getitem__, self.ended):
+            budget.trial_ended(trial.value if trial.outcome in ("complete", "pruned") else None)
+        for bound in self.bounds:
+            budget.regret(bound)
+        return budget.uses(seconds)
 
     def best(self) -> Trial | None:
         """Return the best trial so far, as `search.study.best_of` has it."""
@@ -116,8 +191,35 @@ class View:
 
     def baselines(self) -> dict[str, Trial]:
         """Return the trials of the baselines by name."""
-        found = [t for t in self.trials.values() if t.origin.startswith(_BASELINE)]
-        return {trial.origin.removeprefix(_BASELINE): trial for trial in found}
+        found = [t for t in self.trials.values() if t.origin.startswith(BASELINE)]
+        return {trial.origin.removeprefix(BASELINE): trial for trial in found}
+
+    def rung_rows(self) -> list[RungRow]:
+        """Return every rung, by bracket."""
+        rows = []
+        for (bracket, rung), there in sorted(self.rungs.items()):
+            waiting = [n for n, action in there.items() if action == "pause" and n in self.paused]
+            halted = sum(action in ("stop", "pause") for action in there.values()) - len(waiting)
+            audited = sum(action == "audit" for action in there.values())
+            # Ended here, but not by ASHA: failed, or the budget was spent.
+            others = sum(
+                action in ("continue", "promote")
+                and self.trials[number].outcome != "running"
+                and last_epoch(self.trials[number]) == rung
+                for number, action in there.items()
+            )
+            rows.append(
+                RungRow(
+                    bracket=bracket,
+                    rung=rung,
+                    reached=len(there),
+                    went_on=len(there) - len(waiting) - halted - audited - others,
+                    paused=len(waiting),
+                    stopped=halted,
+                    audited=audited,
+                )
+            )
+        return rows
 
     def seconds(self, now: float) -> float:
         """Return the wall seconds searched, over all sessions, at Unix time `now`."""
@@ -126,7 +228,7 @@ class View:
     @property
     def num_asked(self) -> int:
         """Return the trials that count against the budget: all but those refused untrained."""
-        return sum(bool(t.epochs) or t.outcome != "infeasible" for t in self.trials.values())
+        return sum(not trial.refusal for trial in self.trials.values())
 
     @property
     def num_epochs(self) -> int:
@@ -136,98 +238,10 @@ class View:
     def count_outcomes(self) -> str:
         """Return how many trials there are of each kind, such as `2 running, 5 complete`."""
         found = Counter(str(trial.outcome) for trial in self.trials.values())
-        busy = sum(slot is not None for slot in self.slots)
-        kinds = {"running": busy, "unfinished": found["running"] - busy}
+        busy, paused = sum(slot is not None for slot in self.slots), len(self.paused)
+        kinds = {"running": busy, "paused": paused, "unfinished": found["running"] - busy - paused}
         kinds |= {kind: found[kind] for kind in ("complete", "pruned", "infeasible", "failed")}
         return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-
-    def seconds_left(self, now: float) -> tuple[float, float] | None:
-        """Return a likely range of the seconds left; None where it cannot be told.
-
-        Trials to come are taken to be like those so far; of several limits the first to be met
-        counts.
-        """
-        budget, num_slots = self.study.config.budget, len(self.slots)
-        busy = [self.trials[number] for number in self.slots if number is not None]
-        ranges: list[tuple[float, float]] = []
-        if budget.seconds is not None:
-            left = max(0.0, budget.seconds - self.seconds(now))
-            # Each running trial ends its epoch.
-            ranges.append((left, left + max((_last_seconds(t) for t in busy), default=0.0)))
-        trials = [trial for trial in self.trials.values() if trial.epochs]
-        over = [trial for trial in trials if trial.outcome != "running"]
-        # Baselines say little about the epochs of other networks.
-        ours = [trial for trial in trials if not trial.origin.startswith(_BASELINE)]
-        trained = sum(map(_seconds, trials))
-        if len(over) >= _FEWEST_ENDED and ours and trained and self.slots:
-            # Slots also wait, between epochs and between trials: as much as they did so far.
-            delay = max(1.0, self.seconds(now) * num_slots / trained)
-            if budget.trials is not None:
-                new = max(0, budget.trials - self.num_asked)
-                pool, spent = [*map(_seconds, over)], [*map(_seconds, busy)]
-                low, high = forecast_trials(pool, spent, new, num_slots)
-                ranges.append((low * delay, high * delay))
-            if budget.epochs is not None:
-                new = max(0, budget.epochs - self.num_epochs) + num_slots - 1
-                costs = [(len(trial.epochs), _seconds(trial)) for trial in ours]
-                low, high = forecast_epochs(costs, new)
-                ranges.append((low * delay / num_slots, high * delay / num_slots))
-        return (min(low for low, _ in ranges), min(high for _, high in ranges)) if ranges else None
-
-
-def forecast_trials(
-    pool: Sequence[float], busy: Sequence[float], new: int, slots: int
-) -> tuple[float, float]:
-    """Return a likely range of the seconds until all trials have ended.
-
-    Trials are put on the first free slot, a hundred times over, with durations drawn from a
-    resampled `pool`: so a small pool widens the range, from the 5 % to the 95 % quantile. That a
-    sampler moves towards slower networks is not in it: in simulations, 7 to 9 of 10 ranges held.
-    Equal states have equal forecasts.
-
-    Args:
-        pool: Seconds that earlier trials took.
-        busy: Seconds that each running trial has taken so far.
-        new: Trials not yet handed out.
-        slots: Trials at a time.
-    """
-    pool = pool[-_POOL:]
-    draw = random.Random(0)
-    even = max(0, new - _POOL)  # many trials fill the slots evenly: only the rest is placed
-    ends = []
-    for _ in range(_DRAWS):
-        sample = draw.choices(pool, k=len(pool))
-        free = [0.0] * slots
-        for slot, seconds in enumerate(busy):
-            rest = [value - seconds for value in sample if value > seconds]
-            free[slot] = draw.choice(rest) if rest else 0.0
-        heapq.heapify(free)
-        for seconds in draw.choices(sample, k=new - even):
-            heapq.heapreplace(free, free[0] + seconds)
-        ends.append(max(free) + even / slots * sum(sample) / len(sample))
-    return _range(ends)
-
-
-def forecast_epochs(pool: Sequence[tuple[int, float]], new: int) -> tuple[float, float]:
-    """Return a likely range, as above, of the seconds that one slot takes for `new` epochs.
-
-    Whole trials are drawn from a resampled `pool` of (epochs, seconds): a trial's epochs take
-    equally long.
-    """
-    pool = pool[-_POOL:]
-    draw = random.Random(0)
-    ends = []
-    for _ in range(_DRAWS):
-        sample = draw.choices(pool, k=len(pool))
-        num_trials = min(_POOL, new * len(sample) // sum(epochs for epochs, _ in sample) + 1)
-        drawn = draw.choices(sample, k=num_trials)
-        ends.append(new * sum(s for _, s in drawn) / sum(epochs for epochs, _ in drawn))
-    return _range(ends)
-
-
-def _range(ends: list[float]) -> tuple[float, float]:
-    ends = sorted(ends)
-    return ends[_DRAWS // 20], ends[-1 - _DRAWS // 20]
 
 
 def is_alive(study: Study) -> bool:
@@ -246,9 +260,22 @@ def is_alive(study: Study) -> bool:
         return False
 
 
-def _seconds(trial: Trial) -> float:
-    return sum(row.seconds or 0.0 for row in trial.epochs)
+def _decided(study: Study) -> tuple[dict[tuple[int, int], dict[int, Action]], set[int]]:
+    """Return `View.rungs`, and the trials whose last decision was to pause them."""
+    from search.settle import rungs_of
+
+    rungs, last = rungs_of(study.config), dict[int, str]()
+    brackets = max(1, min(study.config.asha.brackets, len(rungs)))
+    found: dict[tuple[int, int], dict[int, Action]] = {
+        (bracket, rung): {} for bracket in range(brackets) for rung in rungs[bracket:]
+    }
+    for row in study.record.decisions():
+        found.setdefault((row["bracket"], row["rung"]), {})[row["trial"]] = row["action"]
+        last[row["trial"]] = row["action"]
+    return found, {trial for trial, action in last.items() if action == "pause"}
 
 
-def _last_seconds(trial: Trial) -> float:
-    return (trial.epochs[-1].seconds or 0.0) if trial.epochs else 0.0
+def _bounds(study: Study) -> list[float]:
+    from search.terminator import RegretBound
+
+    return list(RegretBound(study.optuna, seed=study.config.seed).bounds.values())

@@ -11,6 +11,7 @@ import pytest
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.config import StudyConfig
+from search.settle import settle
 from search.study import Study, create
 
 SMALL: dict[str, Any] = {
@@ -24,14 +25,24 @@ SMALL: dict[str, Any] = {
     },
     "baselines": [],
     "sampler": {"startup_trials": 4},
+    "asha": {"grace_epochs": 1, "reduction_factor": 3},
     "budget": {"trials": 12},
 }
 
 
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., StudyConfig]:
-    """Return a function that makes a small study's configuration; its arguments replace keys."""
-    return lambda **changes: StudyConfig.model_validate(SMALL | changes)
+    """Return a function that makes a small study's configuration.
+
+    Its arguments replace keys; those of `asha` are added to the small study's.
+    """
+
+    def make(**changes: Any) -> StudyConfig:
+        asha = SMALL["asha"] | changes.pop("asha", {})
+        config = StudyConfig.model_validate(SMALL | changes | {"asha": asha})
+        return settle(config, slots=1)
+
+    return make
 
 
 @pytest.fixture

@@ -95,6 +95,23 @@ def test_a_misspelt_section_is_named_rather_than_missed(refuse: Callable[..., st
         ("asha: 3", "`asha` is 3, but must be a section of keys and values"),
         ("asha: [3]", "`asha` is [3], but must be a section of keys and values"),
         ("asha: {enabled: 1}", "`asha.enabled` is 1, but must be true or false"),
+        (
+            "asha: {reduction_factor: 2.5}",
+            "`asha.reduction_factor` is 2.5, but must be a whole number or 'auto'",
+        ),
+        (
+            "asha: {grace_epochs: some}",
+            "`asha.grace_epochs` is 'some', but must be a whole number or 'auto'",
+        ),
+        (
+            "asha: {audit_share: some}",
+            "`asha.audit_share` is 'some', but must be a number or 'auto'",
+        ),
+        ("asha: {brackets: auto}", "`asha.brackets` is 'auto', but must be a whole number"),
+        (
+            "sampler: {startup_trials: few}",
+            "`sampler.startup_trials` is 'few', but must be a whole number or 'auto'",
+        ),
         ("baselines: seed-32", "`baselines` is 'seed-32', but must be a list"),
         ("baselines: [3]", "`baselines.0` is 3, but must be text"),
         ("points: [3]", "`points.0` is 3, but must be a section of keys and values"),
@@ -120,9 +137,32 @@ def test_a_wrong_type_is_shown_with_what_is_allowed(
     [
         ("max_epochs: 0", "`max_epochs` is 0, but must be above 0"),
         ("seed: -1", "`seed` is -1, but must be at least 0"),
-        ("asha: {reduction_factor: 1}", "`asha.reduction_factor` is 1, but must be at least 2"),
+        (
+            "asha: {reduction_factor: 1}",
+            "`asha.reduction_factor` is 1, but must be at least 2 or 'auto'",
+        ),
+        ("asha: {grace_epochs: 0}", "`asha.grace_epochs` is 0, but must be above 0 or 'auto'"),
+        ("asha: {brackets: 0}", "`asha.brackets` is 0, but must be above 0"),
+        (
+            "asha: {form: halving}",
+            "`asha.form` is 'halving', but must be 'stopping' or 'promotion'",
+        ),
+        ("asha: {audit_share: 1.5}", "asha.audit_share: 1.5 is no share from 0 to 1"),
+        ("asha: {audit_share: -1}", "asha.audit_share: -1 is no share from 0 to 1"),
+        (
+            "asha: {audit_share: .inf}",
+            "`asha.audit_share` is Infinity, but must be a finite number or 'auto'",
+        ),
+        ("asha: {form: stopping, grow: true}", "asha: grow needs form: promotion"),
         ("asha: {grace_epochs: 10}", "asha.grace_epochs is 10, but must be at most max_epochs (9)"),
-        ("sampler: {kind: cma}", "`sampler.kind` is 'cma', but must be 'tpe' or 'random'"),
+        (
+            "sampler: {kind: cma}",
+            "`sampler.kind` is 'cma', but must be 'fidelity', 'tpe' or 'random'",
+        ),
+        (
+            "sampler: {startup_trials: -1}",
+            "`sampler.startup_trials` is -1, but must be at least 0 or 'auto'",
+        ),
         ("data: {fallback: cifar}", "`data.fallback` is 'cifar', but must be 'synthetic'"),
         (
             "data: {source: ''}",
@@ -171,10 +211,58 @@ def test_a_long_value_is_cut(refuse: Callable[..., str]) -> None:
     assert message.endswith("9..., but must be a whole number")
 
 
-def test_a_budget_without_a_limit_is_refused(refuse: Callable[..., str]) -> None:
-    assert refuse(GOOD.replace("{trials: 20}", "{}")) == (
-        "study.yaml:2: budget: no limit is set; give at least one of trials, epochs, seconds"
-    )
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (
+            "{}",
+            "budget: no limit is set; give at least one of trials, epochs, seconds, device_hours",
+        ),
+        (
+            "{plateau_trials: 20, regret_bound: 0.005}",
+            "budget: no limit is set; give at least one of trials, epochs, seconds, device_hours;"
+            " a plateau or a small regret bound may never come",
+        ),
+        (
+            "{trials: 20, plateau_delta: 0.001}",
+            "budget: plateau_delta does nothing without plateau_trials; give both",
+        ),
+        ("{device_hours: 0}", "`budget.device_hours` is 0, but must be above 0"),
+        ("{plateau_trials: 0}", "`budget.plateau_trials` is 0, but must be above 0"),
+        ("{plateau_delta: -0.1}", "`budget.plateau_delta` is -0.1, but must be at least 0"),
+        # Accuracies are fractions: 1 is the 100 % that no bound exceeds.
+        ("{regret_bound: 1}", "`budget.regret_bound` is 1, but must be below 1"),
+        ("{hours: 1}", "no key `budget.hours`; allowed: trials, epochs, seconds, device_hours,"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(
+    refuse: Callable[..., str], budget: str, message: str
+) -> None:
+    assert refuse(GOOD.replace("{trials: 20}", budget)).startswith(f"study.yaml:2: {message}")
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "asha: {form: promotion, grow: true}",
+        "asha: {grow: true, audit_share: 1}",
+        "asha: {form: stopping, audit_share: 0}",
+        "asha: {audit_share: 0.25, brackets: 3}",
+        "asha: {audit_share: auto, grace_epochs: auto, reduction_factor: auto}",
+        "sampler: {startup_trials: 0, kind: tpe}",
+    ],
+)
+def test_what_goes_together_is_read_and_written(
+    load: Callable[..., StudyConfig], added: str
+) -> None:
+    config = load(GOOD + added)
+    assert load(dump_config(config)) == config
+
+
+@pytest.mark.parametrize("limit", ["trials", "epochs", "seconds", "device_hours"])
+def test_every_limit_alone_is_enough(load: Callable[..., StudyConfig], limit: str) -> None:
+    config = load(GOOD.replace("trials: 20", f"{limit}: 20"))
+    assert load(dump_config(config)) == config
 
 
 def test_a_missing_section_is_named_with_an_example(
@@ -335,7 +423,7 @@ def test_what_is_dumped_is_read_back_as_it_was(load: Callable[..., StudyConfig])
     assert load(text) == config
     # Defaults are written out.
     assert "min_competitors: 3" in text
-    assert "startup_trials: 10" in text
+    assert "startup_trials: auto" in text
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -13,10 +13,11 @@ from data.images import ImageShape
 from model.geometry import network_cost
 from model.train import EpochMetrics
 from search import record as record_module
-from search.asha import Decision
-from search.assignment import Assignment, derive_seed
+from search.assignment import Assignment
 from search.baselines import BASELINES
 from search.driver import Driver
+from search.ladder import Decision
+from search.seeds import derive_seed
 from search.study import Study, open_study
 
 MakeStudy = Callable[..., Study]
@@ -32,6 +33,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture
+def make_study(make_study: MakeStudy) -> MakeStudy:
+    """Return a function that makes a small study, in the stopping form unless it is told."""
+
+    def make(**changes: Any) -> Study:
+        return make_study(**(changes | {"asha": {"form": "stopping"} | changes.get("asha", {})}))
+
+    return make
 
 
 @pytest.fixture
@@ -519,3 +530,242 @@ def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
     driver.on_lost(0, "the worker process died")
     assert study.trial(0).outcome == "complete"
     assert _next(driver).trial == 1
+
+
+HALVING = {"form": "promotion", "reduction_factor": 2, "min_competitors": 1}
+
+
+def _until_it_waits(
+    driver: Driver, make_epoch: MakeEpoch, trial: int, values: dict[int, float]
+) -> list[str]:
+    """Train a trial; return what was done with it after each epoch."""
+    return [driver.on_epoch(trial, make_epoch(e, v)).action for e, v in values.items()]
+
+
+def test_promotion_by_hand(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=4, asha=HALVING, budget={"trials": 4})  # rungs 1 and 2
+    driver = make_driver(study)
+    first = _next(driver)
+    verdict = driver.on_epoch(0, make_epoch(1, 0.5))
+    # It waits: the slot is free, the trial has not ended.
+    assert verdict.action == "stop" and verdict.reason.endswith("; waits for promotion")
+    assert study.trial(0).outcome == "running"
+    assert study.record.attempts()[0]["outcome"] == "paused"
+    assert not driver.done
+    assert _next(driver).trial == 1
+    assert _until_it_waits(driver, make_epoch, 1, {1: 0.7, 2: 0.72}) == ["continue", "stop"]
+    third = _next(driver)
+    assert _until_it_waits(driver, make_epoch, 2, {1: 0.6}) == ["stop"]
+    assert _next(driver).trial == 3
+    assert _until_it_waits(driver, make_epoch, 3, {1: 0.1}) == ["stop"]
+    # Now the best 2 of 4 may go on from the rung of 1 epoch: the second one, from its checkpoint.
+    again = _next(driver)
+    assert (again.trial, again.attempt, again.from_epoch) == (2, 2, 1)
+    assert (again.configuration, again.seed) == (third.configuration, third.seed)
+    assert again.checkpoint == third.checkpoint != first.checkpoint
+    assert driver.next() is None and not driver.done
+    values = {2: 0.8, 3: 0.85, 4: 0.83}
+    assert _until_it_waits(driver, make_epoch, 2, values) == ["continue", "continue", "stop"]
+    assert driver.next() is None
+    assert driver.done and not driver.interrupted
+    assert [(t.outcome, t.value, t.reason) for t in study.trials()] == [
+        ("pruned", 0.5, "never promoted: rank 3 of 4 at the rung of 1 epoch"),
+        ("pruned", 0.72, "never promoted: rank 2 of 2 at the rung of 2 epochs"),
+        ("complete", 0.85, "trained for all 4 epochs"),
+        ("pruned", 0.1, "never promoted: rank 4 of 4 at the rung of 1 epoch"),
+    ]
+    assert [frozen.state.name for frozen in study.optuna.get_trials()] == [
+        *("PRUNED", "PRUNED", "COMPLETE", "PRUNED"),
+    ]
+    decisions = [(d["trial"], d["action"], d["rung"]) for d in study.record.decisions()]
+    assert decisions == [
+        *((0, "pause", 1), (1, "continue", 1), (1, "pause", 2), (2, "pause", 1)),
+        *((3, "pause", 1), (2, "promote", 1), (2, "continue", 2)),
+    ]
+    events = [(e.kind, e.trial) for e in study.record.events() if e.kind != "epoch"]
+    assert events == [
+        *(("proposed", trial) for trial in range(4)),
+        *(("promoted", 2), ("ended", 2), ("ended", 0), ("ended", 1), ("ended", 3)),
+    ]
+    assert all(row["ended_at"] is not None for row in study.record.attempts())
+
+
+def test_a_promotion_comes_before_a_new_trial(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    driver = make_driver(make_study(max_epochs=4, asha=HALVING), slots=3)
+    for _ in range(3):
+        _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    _until_it_waits(driver, make_epoch, 1, {1: 0.3})
+    assert (_next(driver).trial, _next(driver).trial) == (0, 3)
+    assert driver.next() is None, "three are open"
+
+
+def test_with_trials_open_the_waiting_ones_wait_on(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=4, asha=HALVING, budget={"trials": 2})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    assert driver.next() is None and not driver.done
+    assert study.trial(0).outcome == "running"
+    # The other one comes to the rung, and lets it go on.
+    _until_it_waits(driver, make_epoch, 1, {1: 0.3})
+    assert _next(driver).trial == 0
+
+
+def test_waiting_trials_end_with_a_budget_that_is_spent(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=4, asha=HALVING, budget={"epochs": 3})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    _until_it_waits(driver, make_epoch, 1, {1: 0.3})
+    # Trial 0 may go on, but the third epoch is the last one.
+    assert (_next(driver).trial, _next(driver).trial) == (0, 2)
+    assert _until_it_waits(driver, make_epoch, 0, {2: 0.71}) == ["stop"]
+    assert driver.done and driver.interrupted, "trial 2 is still open"
+    assert _until_it_waits(driver, make_epoch, 2, {1: 0.9}) == ["stop"]
+    assert driver.next() is None
+    assert not driver.interrupted
+    assert [(t.outcome, t.reason) for t in study.trials()] == [
+        ("pruned", "never promoted: rank 1 of 1 at the rung of 2 epochs"),
+        ("pruned", "never promoted: rank 3 of 3 at the rung of 1 epoch"),
+        ("pruned", "the budget ended: 3 epochs"),
+    ]
+
+
+def test_waiting_trials_are_there_after_an_interruption(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=4, asha=HALVING, budget={"trials": 3})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    driver.stop("SIGINT received")
+    assert _until_it_waits(driver, make_epoch, 1, {1: 0.3}) == ["stop"]
+    assert driver.next() is None and driver.interrupted
+    assert [trial.outcome for trial in study.trials()] == ["running", "running"]
+    study = open_study(study.folder)
+    driver = make_driver(study, slots=2)
+    # Neither is in flight: one is promoted, the other waits.
+    again = _next(driver)
+    assert (again.trial, again.attempt, again.from_epoch) == (0, 2, 1)
+    assert _next(driver).trial == 2
+    assert driver.next() is None
+
+
+def test_a_promoted_trial_whose_worker_died_goes_on_without_another_promotion(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=4, asha=HALVING, budget={"trials": 3})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    _until_it_waits(driver, make_epoch, 1, {1: 0.3})
+    assert _next(driver).trial == 0
+    driver.on_lost(0, "the worker process died")
+    again = _next(driver)
+    assert (again.trial, again.attempt, again.from_epoch) == (0, 3, 1)
+    # Its checkpoint was lost too: it passes the rung again as one that was promoted.
+    assert _until_it_waits(driver, make_epoch, 0, {1: 0.69, 2: 0.75}) == ["continue", "stop"]
+    promotions = [e.trial for e in study.record.events() if e.kind == "promoted"]
+    assert promotions == [0]
+    assert study.record.decisions()[-2]["reason"] == "promoted before"
+
+
+def test_observers_hear_of_a_wait_as_a_start_and_no_end(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    heard: list[tuple[Any, ...]] = []
+
+    class Ear:
+        def started(self, assignment: Assignment, origin: str) -> None:
+            heard.append(("started", assignment.trial, assignment.attempt))
+
+        def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
+            heard.append(("epoch", trial, metrics.epoch, decision and decision.action))
+
+        def ended(self, trial: int, outcome: str, reason: str) -> None:
+            heard.append(("ended", trial, outcome))
+
+    study = make_study(max_epochs=2, asha=HALVING, budget={"trials": 2})
+    driver = make_driver(study, observers=[Ear()])
+    _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    _next(driver)
+    _until_it_waits(driver, make_epoch, 1, {1: 0.3})
+    _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {2: 0.71})
+    assert driver.next() is None
+    assert heard == [
+        *(("started", 0, 1), ("epoch", 0, 1, "pause")),
+        *(("started", 1, 1), ("epoch", 1, 1, "pause")),
+        *(("started", 0, 2), ("epoch", 0, 2, None), ("ended", 0, "complete")),
+        ("ended", 1, "pruned"),
+    ]
+
+
+def test_an_audited_trial_runs_on_to_its_end(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=4, asha={"min_competitors": 1, "audit_share": 1.0})
+    driver = make_driver(study, slots=2)
+    _next(driver), _next(driver)
+    _until_it_waits(driver, make_epoch, 0, {1: 0.7})
+    values = {1: 0.3, 2: 0.9, 3: 0.91, 4: 0.92}
+    assert _until_it_waits(driver, make_epoch, 1, values) == ["continue"] * 3 + ["stop"]
+    assert study.trial(1).outcome == "complete"
+    decisions = [(d["trial"], d["epoch"], d["action"]) for d in study.record.decisions()]
+    # It is not judged again, nor is it at the rung of 3 epochs for trial 0 to be judged by.
+    assert decisions == [(0, 1, "continue"), (1, 1, "audit")]
+    _until_it_waits(driver, make_epoch, 0, {2: 0.71, 3: 0.72})
+    assert study.record.decisions()[-1]["competitors"] == 0
+
+
+def test_the_budget_of_device_hours_counts_what_slots_hold(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study, clock = make_study(budget={"device_hours": 0.1}), Clock()  # 360 s of one core
+    driver = make_driver(study, slots=3, share=2.0, clock=clock)
+    _next(driver), _next(driver)
+    clock.now += 60  # two slots of two cores: 240 s
+    assert driver.on_epoch(0, make_epoch(1, 0.5)).action == "continue"
+    driver.on_failure(1, "ValueError: no")
+    clock.now += 30  # one slot: 60 s; the idle ones cost nothing
+    _next(driver)
+    clock.now += 14  # two slots again: 56 s
+    assert driver.on_epoch(0, make_epoch(2, 0.5)).action == "continue"
+    assert not driver.done
+    clock.now += 1
+    assert driver.on_epoch(0, make_epoch(3, 0.5)).action == "stop"
+    assert driver.on_epoch(2, make_epoch(1, 0.5)).action == "stop"
+    assert driver.next() is None
+    assert driver.done and not driver.interrupted
+    assert study.trial(0).reason == "the budget ended: 0.1 device-hours"
+
+
+def test_a_plateau_lets_trials_in_flight_go_on(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(
+        max_epochs=2, asha={"enabled": False}, budget={"trials": 30, "plateau_trials": 2}
+    )
+    driver = make_driver(study, slots=2)
+    _next(driver)
+    for trial, value in ((1, 0.8), (2, 0.7), (3, 0.79)):
+        assert _next(driver).trial == trial
+        assert not driver.done
+        _until_it_waits(driver, make_epoch, trial, {1: value, 2: value})
+    assert driver.next() is None
+    assert driver.done and driver.interrupted
+    # The one in flight may be the best yet.
+    assert _until_it_waits(driver, make_epoch, 0, {1: 0.9, 2: 0.95}) == ["continue", "stop"]
+    assert driver.next() is None, "what was ended stays ended"
+    assert driver.done and not driver.interrupted
+    assert [trial.outcome for trial in study.trials()] == ["complete"] * 4

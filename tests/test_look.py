@@ -104,7 +104,7 @@ def test_only_the_look_and_the_data_explorer_can_open_the_test_images() -> None:
             ):
                 users.add(path.name)
     # `explore` is a command of its own that no study runs.
-    assert users == {"look.py", "cli.py"}
+    assert users == {"look.py", "cli_results.py"}
 
 
 def test_the_bootstrap_interval_agrees_with_the_binomial_one() -> None:

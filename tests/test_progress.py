@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ from search.driver import Driver
 from search.progress import Screen
 from search.screen import frame
 from search.study import Study
+from search.time_left import seconds_left
 from search.view import View
 
 MakeStudy = Callable[..., Study]
@@ -75,7 +79,7 @@ def play(shape: ImageShape, make_epoch: MakeEpoch) -> Callable[..., Driver]:
 @pytest.fixture
 def study(make_study: MakeStudy) -> Study:
     """Return a study of two baselines and eight trials on three epochs, with rungs at 1."""
-    asha = {"min_competitors": 1, "reduction_factor": 3}
+    asha = {"form": "stopping", "min_competitors": 1, "reduction_factor": 3}
     made = make_study("shown", baselines=BASELINES, max_epochs=3, asha=asha, budget={"trials": 8})
     made.note("data", FACTS)
     return made
@@ -218,9 +222,95 @@ def test_events_give_what_the_record_gives(study: Study, play: Callable[..., Dri
         assert (other.outcome, other.reason) == (trial.outcome, trial.reason)
         accuracies = [(row.epoch, row.val_accuracy) for row in other.epochs]
         assert accuracies == [(row.epoch, row.val_accuracy) for row in trial.epochs]
-    assert followed.stopped_at == read.stopped_at
-    assert list(followed.ended) == list(read.ended)
+    assert followed.rungs == read.rungs
+    assert followed.ended == read.ended
+    assert followed.paused == read.paused
     assert (followed.num_asked, followed.num_epochs) == (read.num_asked, read.num_epochs)
+
+
+def test_paused_trials_leave_their_slot_and_are_counted_until_they_go_on(
+    make_study: MakeStudy, play: Callable[..., Driver]
+) -> None:
+    asha = {"form": "promotion", "reduction_factor": 2, "min_competitors": 1, "brackets": 2}
+    study = make_study(asha=asha, max_epochs=4, budget={"trials": 12})
+    study.note("data", FACTS)
+    curves = {n: [0.6 - 0.01 * n, 0.7, 0.8, 0.9] for n in range(10)}
+    screen = Screen(study, console=make_console(terminal=False), verbosity="quiet")
+    with screen:
+        play(study, curves, screen)
+        followed, read = screen._view, View.of(study)
+    last = {d["trial"]: d["action"] for d in study.record.decisions()}
+    open_trials = {a["trial"] for a in study.record.attempts() if a["ended_at"] is None}
+    waiting = {n for n, action in last.items() if action == "pause"} - open_trials
+    assert len(waiting) >= 3 and "promote" in last.values()
+    assert followed.paused == read.paused == waiting
+    assert followed.rungs == read.rungs
+    assert set(followed.slots) - {None} == open_trials
+    counts = f"{len(open_trials)} running, {len(waiting)} paused"
+    assert followed.count_outcomes().startswith(f"{counts}, ")
+    text = drawn(frame(followed, state="searching", now=0.0))
+    assert re.search(rf"Trials +{counts}, ", text), text
+    for row in followed.rung_rows():
+        name = f"{row.rung} epochs?, bracket {row.bracket}"
+        numbers = f" +{row.reached} +{row.went_on} +{row.paused} +{row.stopped} "
+        assert re.search(name + numbers, text), text
+    assert sum(row.paused for row in followed.rung_rows()) == len(waiting)
+    assert {(row.bracket, row.rung) for row in followed.rung_rows()} == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_audited_trials_are_told_apart_and_counted_at_no_later_rung(
+    make_study: MakeStudy, play: Callable[..., Driver]
+) -> None:
+    asha = {"form": "stopping", "reduction_factor": 2, "min_competitors": 1, "audit_share": 1.0}
+    study = make_study(asha=asha, max_epochs=4, budget={"trials": 6})
+    study.note("data", FACTS)
+    play(study, {n: [0.6 - 0.05 * n, 0.6, 0.7, 0.8] for n in range(6)}, slots=1)
+    rows = View.of(study).rung_rows()
+    assert [(row.rung, row.reached, row.went_on, row.audited) for row in rows] == [
+        (1, 6, 1, 5),
+        (2, 1, 1, 0),
+    ]
+    text = drawn(frame(View.of(study), state="searching", now=0.0))
+    assert re.search(r"Rung +Reached +Went on +Stopped +Audited", text), text
+    assert re.search(r"1 epoch +6 +1 +0 +5 ", text), text
+
+
+def test_every_limit_has_a_bar_in_the_search_and_in_the_record(
+    make_study: MakeStudy, shape: ImageShape, make_epoch: MakeEpoch, monkeypatch: Any
+) -> None:
+    clock = [time.time()]
+    for module in ("record", "progress"):
+        monkeypatch.setattr(f"search.{module}.time.time", lambda: clock[0])
+    budget = {"trials": 30, "device_hours": 2.0, "plateau_trials": 9, "regret_bound": 0.001}
+    study = make_study(asha={"enabled": False}, max_epochs=1, budget=budget, baselines=[])
+    study.note("data", FACTS)
+    study.note("share", 2)  # CPU cores of a slot
+    study.set_state("searching")
+    screen = Screen(study, console=make_console(terminal=False), verbosity="quiet")
+    with screen:
+        driver = Driver(study, shape=shape, slots=2, observers=[screen], clock=lambda: clock[0])
+        for value in (0.5, 0.7, 0.6, 0.65):
+            assignment = driver.next()
+            assert assignment is not None
+            clock[0] += 360
+            driver.on_epoch(assignment.trial, make_epoch(1, value))
+        assert driver.next() is not None
+        clock[0] += 360
+        study.note("regret_bounds", {"20": 0.01, "25": 0.004})
+        uses = {use.limit: use for use in screen._view.budget(clock[0])}
+    # Five attempts of a tenth of an hour, of two cores; the fifth is under way.
+    assert uses["device_hours"].text == "1.00 of 2 device-hours"
+    assert uses["plateau_trials"].text == "2 of 9 trials without a better one"
+    assert uses["trials"].text == "5 of 30 trials"
+    study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    view = View.of(study)
+    told = {use.limit: use for use in view.budget(clock[0])}
+    assert told.pop("regret_bound").text == "regret bound 0.004, ends at 0.001"
+    assert told == uses
+    text = drawn(frame(view, state="searching", now=clock[0]))
+    for use in (*told.values(), "regret bound 0.004, ends at 0.001"):
+        assert str(getattr(use, "text", use)) in text
+    assert re.search(r"Left +\S", text), text
 
 
 def test_a_trial_whose_worker_was_lost_keeps_its_slot(
@@ -271,9 +361,9 @@ def test_the_time_left_is_told_once_enough_trials_ended(
     with screen:
         play(study, {n: CURVES[n] for n in range(4)}, screen)
         screen._view.since = 0.0
-        assert screen._view.seconds_left(10.0) is None
+        assert seconds_left(screen._view, 10.0) is None
         play(study, CURVES, screen)
-        assert screen._view.seconds_left(10.0) == (0.0, 0.0)
+        assert seconds_left(screen._view, 10.0) == (0.0, 0.0)
 
 
 def test_the_screen_loads_nothing_heavy() -> None:

@@ -24,6 +24,7 @@ from search.driver import Driver
 from search.report import count, duration, interval, percent, plain, short, write_report
 from search.report_facts import gather
 from search.report_space import Axis
+from search.settle import settle
 from search.study import Study, best_of, create, open_study, write_json
 
 EVIL = "<script>alert('x')</script>"
@@ -40,7 +41,7 @@ CONFIG: dict[str, Any] = {
         "dropout": {"float": [0.0, 0.5]},
     },
     "baselines": ["seed-32"],
-    "asha": {"grace_epochs": 1, "reduction_factor": 2, "min_competitors": 2},
+    "asha": {"form": "stopping", "grace_epochs": 1, "reduction_factor": 2, "min_competitors": 2},
     "sampler": {"kind": "random"},
     "budget": {"trials": 16},
 }
@@ -58,6 +59,7 @@ SECTIONS = (
     "Leaderboard",
     "Learning curves",
     "Rung board",
+    "Pruning audit",
     "What mattered",
     "Timeline",
     "Failures and infeasible trials",
@@ -79,6 +81,12 @@ def metrics(epoch: int, accuracy: float, loss: float = 0.5) -> EpochMetrics:
     )
 
 
+def make_config(**changes: Any) -> StudyConfig:
+    """Return the small study's configuration with keys replaced; those of `asha` are added."""
+    asha = CONFIG["asha"] | changes.pop("asha", {})
+    return settle(StudyConfig.model_validate(CONFIG | changes | {"asha": asha}), slots=1)
+
+
 def search(study: Study) -> None:
     """Drive a search by hand: trial 2 raises, 3 diverges, 4 loses its worker once."""
     driver = Driver(study, shape=SHAPE, slots=1)
@@ -89,7 +97,7 @@ def search(study: Study) -> None:
         if trial == 2:
             driver.on_failure(trial, f"ValueError: {EVIL}")
             continue
-        for epoch in itertools.count(1 if attempt == 1 else 2):
+        for epoch in itertools.count(assignment.from_epoch + 1):
             loss = math.nan if trial == 3 else 0.5
             accuracy = 0.5 + 0.3 * (trial * 0.618 % 1) + 0.02 * epoch
             if driver.on_epoch(trial, metrics(epoch, accuracy, loss)).action == "stop":
@@ -161,9 +169,7 @@ def look(study: Study) -> None:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a study that was searched by hand."""
     folder = tmp_path_factory.mktemp("runs") / "small"
-    study = create(
-        StudyConfig.model_validate(CONFIG), folder, facts={"data": DATA}, environment={"gpu": EVIL}
-    )
+    study = create(make_config(), folder, facts={"data": DATA}, environment={"gpu": EVIL})
     search(study)
     return folder
 
@@ -246,6 +252,81 @@ def test_the_rung_board_names_every_stopped_trial_with_cutoff_and_reason(
         assert f"| {percent(stop['cutoff'])} | {stop['reason']} |" in text
 
 
+def test_an_audit_is_told_with_its_figures_and_trials(tmp_path: Path) -> None:
+    study = create(make_config(asha={"audit_share": 1.0}), tmp_path / "a", facts={}, environment={})
+    search(study)
+    audited = {d["trial"]: d for d in study.record.decisions() if d["action"] == "audit"}
+    assert len(audited) >= 3
+    page, text = written(study)
+    for content in (page, text):
+        assert (
+            f"{len(audited)} trials that ASHA would have stopped ran on, a share of 100%" in content
+        )
+        assert "Too few audited trials to tell" in content
+    for number, decision in audited.items():
+        value, final = percent(decision["value"]), percent(study.trial(number).value)
+        cells = (f"t{number:04d}", decision["rung"], decision["epoch"], value, final)
+        assert "| {} | {} | {} | {} | {} |".format(*cells) in text
+    rows = gather(study)["rungs"]
+    assert sum(row["audited"] for row in rows) == len(audited)
+    assert sum(row["stopped"] for row in rows) == 0
+    (trace,) = [
+        trace for trace in figures_of(page)["audit"]["data"] if trace["name"].startswith("audited")
+    ]
+    assert sorted(trace["y"]) == sorted(100 * (study.trial(n).value or 0) for n in audited)
+    (trace,) = [t for t in figures_of(page)["rungs"]["data"] if t["name"] == "audited"]
+    assert len(trace["x"]) == len(audited)
+
+
+def test_a_study_without_an_audit_says_how_to_have_one(at_stage: Callable[..., Study]) -> None:
+    page, text = written(at_stage())
+    for content in (page, text):
+        said = content.partition("Pruning audit")[2]
+        assert "The audit was off. Switch it on in another study with --set asha.audit" in said
+    assert "audit" not in figures_of(page)
+
+
+def test_the_rung_board_of_the_promotion_form_has_who_waits_and_who_never_went_on(
+    tmp_path: Path,
+) -> None:
+    config = make_config(asha={"form": "promotion", "brackets": 2})
+    study = create(config, tmp_path / "promoted", facts={}, environment={})
+    search(study)
+    page, text = written(study)
+    rows = {(row["bracket"], row["rung"]): row for row in gather(study)["rungs"]}
+    assert list(rows) == [(0, 1), (0, 2), (1, 2)]
+    never = [t for t in study.trials() if t.reason.startswith("never promoted")]
+    assert never
+    assert sum(row["stopped"] for row in rows.values()) == len(never)
+    assert all(row["paused"] == 0 for row in rows.values())  # the search has ended
+    promoted = {d["trial"] for d in study.record.decisions() if d["action"] == "promote"}
+    assert promoted
+    assert sum(row["went_on"] for row in rows.values()) >= len(promoted)
+    assert "2 epochs, bracket 1" in page
+    assert all(f"<td>{trial.name}</td>" in page and trial.reason in text for trial in never)
+    assert "one in twenty of the trials to be paused at a rung then runs on" in text
+
+
+def test_proposals_are_told_by_kind_with_what_they_cost(tmp_path: Path) -> None:
+    sampler = {"kind": "fidelity", "startup_trials": 4}
+    points = [{"num_blocks": 1, "filters_1": 8, "learning_rate": 0.1, "dropout": 0.0}]
+    config = make_config(sampler=sampler, points=points)
+    study = create(config, tmp_path / "kinds", facts={}, environment={})
+    search(study)
+    facts, trials = gather(study), study.trials()
+    counts = {row["kind"]: row["trials"] for row in facts["proposals"]}
+    assert counts.pop("baselines") == counts.pop("points of the study file") == 1
+    by = [trial.proposal["by"] for trial in trials if trial.origin == "sampler"]
+    assert counts.pop("model: of the values at all rungs") == by.count("model") > 3
+    assert counts.pop("start: spread over the space") == by.count("start") == 3
+    assert sum(counts.values()) == by.count("exploration")
+    asked = [t.user_attrs["ask_seconds"] for t in study.optuna.get_trials() if t.params]
+    assert facts["ask"]["seconds"] == pytest.approx(sum(asked))
+    assert facts["ask"]["p95_ms"] <= 1000 * max(asked)
+    for content in written(study):
+        assert f"95 in 100 took at most {facts['ask']['p95_ms']:,.0f} ms" in content
+
+
 def test_what_people_wrote_is_shown_and_not_obeyed(at_stage: Callable[..., Study]) -> None:
     page, text = written(at_stage(retrain, look))
     assert EVIL not in page
@@ -294,7 +375,7 @@ def test_real_images_are_compared_with_the_published_numbers(
 
 
 def test_a_study_without_trials_says_how_to_go_on(tmp_path: Path) -> None:
-    study = create(StudyConfig.model_validate(CONFIG), tmp_path / "new", facts={}, environment={})
+    study = create(make_config(), tmp_path / "new", facts={}, environment={})
     page, text = written(study)
     for content in (page, text):
         assert "No trial has a value yet" in content
@@ -353,7 +434,7 @@ def test_a_winner_that_was_overtaken_is_said(at_stage: Callable[..., Study]) -> 
 
 
 def test_few_complete_trials_give_no_importance_but_the_reason(tmp_path: Path) -> None:
-    config = StudyConfig.model_validate(CONFIG | {"budget": {"trials": 1}})
+    config = make_config(budget={"trials": 1})
     study = create(config, tmp_path / "few", facts={}, environment={})
     search(study)
     page, text = written(study)
@@ -366,7 +447,7 @@ def test_few_complete_trials_give_no_importance_but_the_reason(tmp_path: Path) -
 def test_the_timeline_leaves_out_the_time_between_sessions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = create(StudyConfig.model_validate(CONFIG), tmp_path / "two", facts={}, environment={})
+    study = create(make_config(), tmp_path / "two", facts={}, environment={})
     for begin, trial in ((100.0, 0), (9000.0, 1)):
         times = iter([begin, begin + 2, begin + 12, begin + 15])
         monkeypatch.setattr("search.record.time.time", lambda times=times: next(times))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import pytest
 from data.images import ImageShape
 from model.config import Configuration
 from model.train import EpochMetrics
-from search.assignment import Assignment, derive_seed
+from search.assignment import Assignment
 from search.config import StudyConfig
 from search.driver import Driver
-from search.record import Record
+from search.record import EventRow, Record
+from search.sampler import ASK_SECONDS
+from search.seeds import derive_seed
 from search.study import Study, create, open_study
 
 MakeConfig = Callable[..., StudyConfig]
@@ -25,8 +29,9 @@ SEARCH: dict[str, Any] = {
     "baselines": ["seed-32", "seed-64"],
     "points": [{"num_blocks": 1, "learning_rate": 0.45}],  # one that diverges
     "sampler": {"startup_trials": 3},
-    "budget": {"trials": 14},
+    "budget": {"trials": 10},
     "limits": {"parameters": 200_000, "multiply_adds": 700_000},
+    "asha": {"form": "stopping"},
 }
 
 
@@ -42,8 +47,8 @@ class Kill:
         """Writes until the end."""
         storage = optuna.storages.RDBStorage
         for owner, names in (
-            (Record, ["add_epoch", "start_attempt", "place_attempt", "end_attempt"]),
-            (storage, ["create_new_trial", "set_trial_intermediate_value"]),
+            (Record, ["add_epoch", "add_event", "start_attempt", "place_attempt", "end_attempt"]),
+            (storage, ["_create_new_trial", "set_trial_intermediate_value"]),
             (storage, ["set_trial_state_values", "set_trial_user_attr"]),
         ):
             for name in names:
@@ -103,7 +108,7 @@ class Workers:
 def _told(study: Study) -> list[Any]:
     """Return all that the record says, but for times and attempts."""
     trials = [
-        (t.number, t.state, t.params, t.values, t.intermediate_values, t.user_attrs)
+        (t.number, t.state, t.params, t.values, t.intermediate_values, _facts(t.user_attrs))
         for t in study.optuna.get_trials()
     ]
     epochs = [(r.trial, r.epoch, r.val_accuracy, r.train_loss) for r in study.record.epochs()]
@@ -112,6 +117,10 @@ def _told(study: Study) -> list[Any]:
         for row in study.record.decisions()
     ]
     return [trials, epochs, decisions]
+
+
+def _facts(attrs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in attrs.items() if key != ASK_SECONDS}
 
 
 @pytest.fixture(scope="module")
@@ -166,46 +175,13 @@ def test_a_search_killed_again_and_again_is_the_search_that_never_was(
     assert all(row["outcome"] for row in study.record.attempts())
 
 
-@pytest.mark.parametrize("params", [0, 1, 2])
-def test_a_proposal_left_half_made_is_finished(
-    tmp_path: Path,
-    make_config: MakeConfig,
-    shape: ImageShape,
-    monkeypatch: pytest.MonkeyPatch,
-    params: int,
-) -> None:
-    study = create(make_config(), tmp_path / "half", facts={}, environment={})
-    write = optuna.storages.RDBStorage._set_trial_param
-    written: list[str] = []
-
-    def killed(self: Any, trial: int, name: str, *rest: Any) -> None:
-        if len(written) == params:
-            raise Killed
-        written.append(name)
-        write(self, trial, name, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(optuna.storages.RDBStorage, "_set_trial_param", killed)
-        with pytest.raises(Killed):
-            Driver(study, shape=shape, slots=1).next()
-    kept = study.optuna.get_trials()[0].params
-    assert len(kept) == params
-    study = open_study(tmp_path / "half")
-    assignment = Driver(study, shape=shape, slots=1).next()
-    assert assignment is not None
-    assert (assignment.trial, assignment.attempt) == (0, 1)
-    (trial,) = study.optuna.get_trials()
-    assert kept.items() <= trial.params.items()
-    assert assignment.configuration == study.config.search_space().configuration(trial.params)
-
-
 def test_a_proposal_that_was_about_to_be_refused_is_not_trained(
     tmp_path: Path, make_config: MakeConfig, shape: ImageShape, kill: Kill
 ) -> None:
     config = make_config(baselines=["seed-64"], limits={"parameters": 20_000}, budget={"trials": 2})
     study = create(config, tmp_path / "refused", facts={}, environment={})
     driver = Driver(study, shape=shape, slots=1)
-    kill.left = 3  # it has a state and its cost; the refusal is still to come
+    kill.left = 2  # it is in the study and was told; its end is still to come
     with pytest.raises(Killed):
         driver.next()
     kill.left = math.inf
@@ -222,7 +198,8 @@ def test_a_proposal_that_was_about_to_be_refused_is_not_trained(
 def test_trials_in_flight_are_handed_out_first_and_budgets_go_on(
     tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape
 ) -> None:
-    config = make_config(budget={"trials": 4, "epochs": 8}, max_epochs=3)
+    stopping = {"form": "stopping"}
+    config = make_config(budget={"trials": 4, "epochs": 8}, max_epochs=3, asha=stopping)
     study = create(config, tmp_path / "two", facts={}, environment={})
     driver = Driver(study, shape=shape, slots=2)
     first = [driver.next(), driver.next()]
@@ -254,7 +231,7 @@ def test_trials_in_flight_are_handed_out_first_and_budgets_go_on(
 def test_a_value_that_came_with_a_diverged_epoch_is_in_no_rung(
     tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape
 ) -> None:
-    config = make_config(asha={"min_competitors": 1})
+    config = make_config(asha={"form": "stopping", "min_competitors": 1})
     study = create(config, tmp_path / "diverged", facts={}, environment={})
     driver = Driver(study, shape=shape, slots=3)
     for _ in range(3):
@@ -268,3 +245,163 @@ def test_a_value_that_came_with_a_diverged_epoch_is_in_no_rung(
     driver.on_epoch(2, make_epoch(1, 0.6))
     decision = study.record.decisions()[-1]
     assert (decision["trial"], decision["rank"], decision["competitors"]) == (2, 1, 1)
+
+
+PROMOTION: dict[str, Any] = {"form": "promotion", "reduction_factor": 2, "min_competitors": 1}
+
+
+def test_a_promotion_that_was_told_is_not_made_again(
+    tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape, kill: Kill
+) -> None:
+    study = create(make_config(asha=PROMOTION), tmp_path / "p", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=1)
+    for trial, value in ((0, 0.7), (1, 0.3)):
+        driver.next()
+        driver.on_epoch(trial, make_epoch(1, value))
+    kill.left = 1  # the promotion is in the record; its attempt is still to come
+    with pytest.raises(Killed):
+        driver.next()
+    kill.left = math.inf
+    study = open_study(tmp_path / "p")
+    driver = Driver(study, shape=shape, slots=2)
+    again = driver.next()
+    assert again is not None and (again.trial, again.attempt, again.from_epoch) == (0, 2, 1)
+    assert [event.trial for event in study.record.events() if event.kind == "promoted"] == [0]
+    other = driver.next()
+    assert other is not None and other.trial == 2, "trial 1 waits still"
+
+
+def test_a_search_that_is_over_stays_as_it_is(
+    tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape
+) -> None:
+    config = make_config(asha=PROMOTION, budget={"trials": 3}, max_epochs=4)
+    study = create(config, tmp_path / "over", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=1)
+    for _ in Workers(make_epoch).work(driver):
+        pass
+    assert "pruned" in {trial.outcome for trial in study.trials()}
+    before = _told(study), study.record.events()
+    study = open_study(tmp_path / "over")
+    driver = Driver(study, shape=shape, slots=1)
+    assert driver.done and driver.next() is None and not driver.interrupted
+    assert (_told(study), study.record.events()) == before
+
+
+def test_epochs_that_were_trained_twice_count_once_after_a_restart(
+    tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape
+) -> None:
+    config = make_config(asha={"enabled": False}, budget={"epochs": 4})
+    study = create(config, tmp_path / "twice", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=1)
+    driver.next()
+    for _ in range(2):  # the checkpoint is lost with the worker
+        for epoch in (1, 2):
+            driver.on_epoch(0, make_epoch(epoch, 0.5))
+        driver.on_lost(0, "the worker process died")
+        driver.next()
+    driver = Driver(open_study(tmp_path / "twice"), shape=shape, slots=1)
+    driver.next()
+    assert driver.on_epoch(0, make_epoch(3, 0.5)).action == "continue"
+    assert driver.on_epoch(0, make_epoch(4, 0.5)).action == "stop"
+    assert driver.done
+
+
+TRIALS = int(os.environ.get("RESTORE_TRIALS", "14"))
+"""Of each search below. RESTORE_TRIALS=60 is the long form: fifty kills and more, a minute each."""
+SEARCHES: dict[str, dict[str, Any]] = {
+    "stopping": {"asha": {"form": "stopping", "audit_share": 0.3}},
+    "promotion": {"asha": {"form": "promotion", "audit_share": 0.2}},
+    "brackets": {"asha": {"form": "promotion", "brackets": 2}},
+    "growing": {"asha": {"form": "promotion", "grow": True}},
+    "tpe": {"sampler": {"kind": "tpe", "startup_trials": 3}},
+}
+
+
+KEPT = {
+    "stopping": {("stop", 0), ("audit", 0)},
+    "promotion": {("pause", 0), ("promote", 0), ("audit", 0)},
+    "brackets": {("pause", 0), ("promote", 0), ("pause", 1)},
+    "growing": {("pause", 0), ("promote", 0)},
+    "tpe": {("stop", 0)},
+}
+"""Actions, each with its bracket, that the search must hold."""
+
+
+class Clockwork:
+    """Several slots on a clock of their own; what they have trained outlives the driver."""
+
+    def __init__(self, make_epoch: MakeEpoch) -> None:
+        self._make_epoch = make_epoch
+        self._due: dict[tuple[int, int], float] = {}
+        """Trial and epoch -> when the epoch is over."""
+        self.now = 0.0
+
+    def run(self, study: Study, shape: ImageShape, *, slots: int) -> Driver:
+        """Search until nothing more is handed out."""
+        driver = Driver(study, shape=shape, slots=slots, clock=lambda: self.now)
+        open_trials: dict[int, tuple[Assignment, int]] = {}
+        while True:
+            while (assignment := driver.next()) is not None:
+                open_trials[assignment.trial] = (assignment, assignment.from_epoch)
+                self._schedule(assignment, assignment.from_epoch + 1)
+            if not open_trials:
+                return driver
+            trial = min(open_trials, key=lambda t: (self._due[t, open_trials[t][1] + 1], t))
+            assignment, done = open_trials[trial]
+            self.now = self._due[trial, done + 1]
+            accuracy = _accuracy(assignment.configuration, done + 1)
+            rate = assignment.configuration.training.learning_rate
+            diverged = {"train_loss": math.nan} if rate > 0.3 and done == 1 else {}
+            metrics = self._make_epoch(done + 1, accuracy, **diverged)
+            if driver.on_epoch(trial, metrics).action == "stop":
+                del open_trials[trial]
+            else:
+                open_trials[trial] = (assignment, done + 1)
+                self._schedule(assignment, done + 2)
+
+    def _schedule(self, assignment: Assignment, epoch: int) -> None:
+        # A worker that goes on after the driver's death has lost no time.
+        seconds = 1.0 + derive_seed(0, assignment.configuration.key()) / 2**31
+        begun = self._due.get((assignment.trial, epoch - 1), self.now)
+        self._due.setdefault((assignment.trial, epoch), max(begun, self.now) + seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_four_slots_killed_at_random_moments_decide_as_if_never_killed(
+    kind: str,
+    tmp_path: Path,
+    make_config: MakeConfig,
+    make_epoch: MakeEpoch,
+    shape: ImageShape,
+    kill: Kill,
+) -> None:
+    config = make_config(**(SEARCH | {"budget": {"trials": TRIALS}} | SEARCHES[kind]))
+    lasting = create(config, tmp_path / "lasting", facts={}, environment={})
+    assert Clockwork(make_epoch).run(lasting, shape, slots=4).done
+    create(config, tmp_path / "killed", facts={}, environment={})
+    clock, moments, deaths = Clockwork(make_epoch), random.Random(kind), 0
+    while True:
+        study = open_study(tmp_path / "killed")
+        # Oftener where more can go wrong: every kill costs a tenth of a second.
+        kill.left = moments.randrange(5, 30 if kind in ("stopping", "promotion") else 50)
+        try:
+            driver = clock.run(study, shape, slots=4)
+            break
+        except Killed:
+            deaths += 1
+        finally:
+            kill.left = math.inf
+    # The search has what a restart could get wrong, and was killed often enough to get it wrong.
+    assert {(row["action"], row["bracket"]) for row in study.record.decisions()} >= KEPT[kind]
+    assert deaths >= (10 if kind in ("stopping", "promotion") else 5) * TRIALS // 14
+    assert driver.done and not driver.interrupted
+    assert _told(study) == _told(lasting)
+    assert [_event(e) for e in study.record.events()] == [
+        _event(e) for e in lasting.record.events()
+    ]
+
+
+def _event(row: EventRow) -> tuple[Any, ...]:
+    return (row.kind, row.trial, row.epoch, row.value, row.outcome, row.reason)

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 
 from model.train import EpochMetrics
 from search import record as record_module
-from search.asha import Decision
 from search.config import StudyConfig
+from search.ladder import Decision
 from search.record import EpochRow
 from search.study import (
+    FORMAT,
     Outcome,
     Study,
     StudyError,
@@ -34,7 +36,15 @@ MakeConfig = Callable[..., StudyConfig]
 MakeStudy = Callable[..., Study]
 MakeEpoch = Callable[..., EpochMetrics]
 STOP = Decision(
-    action="stop", rung=1, value=0.5, cutoff=0.6, rank=3, competitors=4, reason="rank 3 of 5"
+    trial=3,
+    action="stop",
+    bracket=0,
+    rung=1,
+    value=0.5,
+    cutoff=0.6,
+    rank=3,
+    competitors=4,
+    reason="rank 3 of 5",
 )
 
 
@@ -52,6 +62,8 @@ def _trial(number: int, outcome: Outcome, *values: float | None, parameters: int
         configuration=None,
         parameters=parameters,
         multiply_adds=None,
+        refusal="",
+        proposal={},
         epochs=tuple(_row(epoch, value) for epoch, value in enumerate(values, start=1)),
     )
 
@@ -69,12 +81,8 @@ def test_a_study_is_made_and_opened_again(tmp_path: Path, make_config: MakeConfi
     assert study.noted("data") == {"fingerprint": "ab12"}
     assert study.noted("environment") == environment
     assert study.noted("nothing") is None
-    # Baselines wait first, then the user's points.
-    assert [(t.outcome, t.origin) for t in study.trials()] == [
-        ("waiting", "baseline seed-32"),
-        ("waiting", "point 1"),
-        ("waiting", "point 2"),
-    ]
+    # Trials are made when they are proposed, the given ones too.
+    assert study.trials() == []
 
 
 def test_what_is_noted_is_there_after_opening_again(make_study: MakeStudy) -> None:
@@ -117,23 +125,40 @@ def test_a_folder_without_its_files_is_no_study(make_study: MakeStudy, missing: 
         open_study(folder)
 
 
-def test_a_newer_format_is_refused_even_if_its_keys_are_unknown(make_study: MakeStudy) -> None:
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (1, r"small was written by a newer version \(format {0}, this reads {1}\); update"),
+        (-1, r"by an older version \(format {0}, this reads {1}\); begin it again with `run"),
+    ],
+)
+def test_another_format_is_refused_even_if_its_keys_are_unknown(
+    make_study: MakeStudy, step: int, message: str
+) -> None:
     study = make_study()
-    study.note("format", 2)
+    study.note("format", FORMAT + step)
     (study.folder / "config.yaml").write_text("new_key: 1\n")
-    with pytest.raises(StudyError, match=r"newer version \(format 2, this reads 1\); update"):
+    with pytest.raises(StudyError, match=message.format(FORMAT + step, FORMAT)):
         open_study(study.folder)
 
 
+@pytest.mark.parametrize("attributes", range(4))
 def test_a_study_that_was_not_made_to_its_end_is_refused(
-    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, attributes: int
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    note = optuna.Study.set_user_attr
+    noted: list[str] = []
 
-    monkeypatch.setattr(optuna.Study, "enqueue_trial", killed)
+    def killed(study: optuna.Study, key: str, value: Any) -> None:
+        if len(noted) == attributes:
+            raise KeyboardInterrupt
+        noted.append(key)
+        note(study, key, value)
+
+    monkeypatch.setattr(optuna.Study, "set_user_attr", killed)
     with pytest.raises(KeyboardInterrupt):
-        create(make_config(baselines=["seed-32"]), tmp_path / "half", facts={}, environment={})
+        create(make_config(), tmp_path / "half", facts={"data": {}}, environment={})
+    assert len(noted) == attributes
     with pytest.raises(StudyError, match="half was not made to its end; remove the folder"):
         open_study(tmp_path / "half")
 
@@ -155,21 +180,22 @@ def test_a_mistake_in_the_saved_configuration_is_told_with_its_line(make_study: 
 
 
 def test_the_database_is_in_wal_mode_and_opens_with_plain_optuna(make_study: MakeStudy) -> None:
-    study = make_study(baselines=["seed-32"])
+    study = make_study()
+    study.optuna.ask()
     path = study.folder / "study.db"
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
     plain = optuna.load_study(study_name="small", storage=f"sqlite:///{path}")
     assert plain.direction == optuna.study.StudyDirection.MAXIMIZE
-    assert [trial.state.name for trial in plain.trials] == ["WAITING"]
+    assert [trial.state.name for trial in plain.trials] == ["RUNNING"]
 
 
 def test_an_epoch_is_read_back_as_it_was_recorded(
     make_study: MakeStudy, make_epoch: MakeEpoch
 ) -> None:
     record = make_study().record
-    record.add_epoch(3, 1, make_epoch(1, 0.5), [STOP])
+    record.add_epoch(3, 1, make_epoch(1, 0.5), 0.5, STOP)
     (row,) = record.epochs()
     assert (row.trial, row.epoch, row.attempt) == (3, 1, 1)
     assert (row.train_loss, row.val_accuracy, row.seconds) == (0.5, 0.5, 1.5)
@@ -177,6 +203,10 @@ def test_an_epoch_is_read_back_as_it_was_recorded(
     assert decision["action"] == "stop"
     assert decision["reason"] == "rank 3 of 5"
     assert (decision["trial"], decision["epoch"], decision["rung"]) == (3, 1, 1)
+    assert decision["bracket"] == 0
+    (event,) = record.events()
+    assert decision["event"] == event.id
+    assert (event.kind, event.trial, event.epoch, event.value) == ("epoch", 3, 1, 0.5)
     assert (decision["value"], decision["cutoff"]) == (0.5, 0.6)
     assert (decision["rank"], decision["competitors"]) == (3, 4)
 
@@ -185,40 +215,63 @@ def test_values_that_are_not_finite_are_recorded_as_missing(
     make_study: MakeStudy, make_epoch: MakeEpoch
 ) -> None:
     record = make_study().record
-    record.add_epoch(0, 1, make_epoch(1, 0.1, train_loss=math.nan, val_loss=math.inf))
+    record.add_epoch(0, 1, make_epoch(1, 0.1, train_loss=math.nan, val_loss=math.inf), None)
     (row,) = record.epochs()
     assert (row.train_loss, row.val_loss, row.val_accuracy) == (None, None, 0.1)
+    # What was judged is noted beside it: nothing here.
+    assert [event.value for event in record.events()] == [None]
 
 
 def test_an_epoch_recorded_twice_counts_once_and_the_later_one_stays(
     make_study: MakeStudy, make_epoch: MakeEpoch
 ) -> None:
     record = make_study().record
-    record.add_epoch(0, 1, make_epoch(1, 0.5))
-    record.add_epoch(0, 1, make_epoch(2, 0.6))
-    record.add_epoch(1, 1, make_epoch(2, 0.9))
-    record.add_epoch(0, 2, make_epoch(2, 0.7))
+    record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5)
+    record.add_epoch(0, 1, make_epoch(2, 0.6), 0.6)
+    record.add_epoch(1, 1, make_epoch(2, 0.9), 0.9)
+    record.add_epoch(0, 2, make_epoch(2, 0.7), 0.7)
     rows = [(row.trial, row.epoch, row.attempt, row.val_accuracy) for row in record.epochs()]
     assert rows == [(0, 1, 1, 0.5), (0, 2, 2, 0.7), (1, 2, 1, 0.9)]
     assert [row.epoch for row in record.epochs(1)] == [2]
+    # Both happened, and both were judged.
+    events = [(event.trial, event.epoch, event.value) for event in record.events()]
+    assert events == [(0, 1, 0.5), (0, 2, 0.6), (1, 2, 0.9), (0, 2, 0.7)]
 
 
 def test_an_epoch_is_not_recorded_without_its_decision(
     make_study: MakeStudy, make_epoch: MakeEpoch
 ) -> None:
     record = make_study().record
-    broken = Decision(
-        action="stop",
-        rung=1,
-        value=0.5,
-        cutoff=None,
-        rank=1,
-        competitors=0,
-        reason=None,  # type: ignore[arg-type]
-    )
+    broken = replace(STOP, reason=None)  # type: ignore[arg-type]
     with pytest.raises(Exception, match=r"NOT NULL constraint failed: fs_decision\.reason"):
-        record.add_epoch(0, 1, make_epoch(1, 0.5), [broken])
-    assert record.epochs() == []
+        record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5, broken)
+    assert (record.epochs(), record.events()) == ([], [])
+
+
+def test_what_happened_is_kept_in_order_with_what_was_decided(
+    make_study: MakeStudy, make_epoch: MakeEpoch
+) -> None:
+    study = make_study()
+    record = study.record
+    record.add_event("proposed", 0)
+    record.add_event("proposed", 1)
+    record.add_epoch(1, 1, make_epoch(1, 0.5), 0.5)
+    record.add_event("promoted", 1, decision=replace(STOP, trial=1, action="promote", rung=9))
+    record.add_event("ended", 0, outcome="failed", reason="ValueError: no")
+    events = open_study(study.folder).record.events()
+    assert [(e.kind, e.trial, e.epoch, e.value, e.outcome, e.reason) for e in events] == [
+        ("proposed", 0, None, None, None, None),
+        ("proposed", 1, None, None, None, None),
+        ("epoch", 1, 1, 0.5, None, None),
+        ("promoted", 1, None, None, None, None),
+        ("ended", 0, None, None, "failed", "ValueError: no"),
+    ]
+    ids = [event.id for event in events]
+    assert ids == sorted(set(ids))
+    (decision,) = record.decisions()
+    assert (decision["event"], decision["action"]) == (ids[3], "promote")
+    # A promotion is no epoch's: it has that of the rung.
+    assert (decision["epoch"], decision["rung"]) == (9, 9)
 
 
 def test_attempts_are_numbered_by_trial_and_end_each_with_its_reason(make_study: MakeStudy) -> None:
@@ -244,7 +297,7 @@ def test_attempts_of_a_killed_driver_end_where_they_were_last_seen(
     for trial in (0, 1, 2):
         record.start_attempt(trial, from_epoch=0)
     now = 1060.0
-    record.add_epoch(0, 1, make_epoch(1, 0.5))
+    record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5)
     record.end_attempt(2, 1, outcome="complete", reason="")
     now = 90000.0  # the next day
     record.close_attempts("the driver ended before it")
@@ -271,13 +324,13 @@ def test_the_time_between_sessions_is_not_spent(
     monkeypatch.setattr(record_module.time, "time", lambda: now)
     study.record.start_session("search", host="host", pid=1)
     now = 1060.0
-    study.record.add_epoch(0, 1, make_epoch(1, 0.5))
+    study.record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5)
     # That driver is killed; the next day another goes on, and is killed too.
     record = open_study(study.folder).record
     now = 90000.0
     record.start_session("search", host="host", pid=2)
     now = 90030.0
-    record.add_epoch(0, 2, make_epoch(2, 0.5))
+    record.add_epoch(0, 2, make_epoch(2, 0.5), 0.5)
     # A third ends well; another stage is not searching.
     record = open_study(study.folder).record
     third = record.start_session("search", host="host", pid=3)
@@ -324,7 +377,7 @@ def test_equal_trials_are_settled_by_size_then_by_number() -> None:
     assert best is not None and best.number == 1
 
 
-@pytest.mark.parametrize("outcome", ["infeasible", "failed", "running", "waiting"])
+@pytest.mark.parametrize("outcome", ["infeasible", "failed", "running"])
 def test_only_trials_that_ended_well_can_be_the_best(outcome: Outcome) -> None:
     best = best_of([_trial(0, outcome, 0.99), _trial(1, "complete", 0.1)])
     assert best is not None and best.number == 1

@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.driver import Driver
+from search.result import summarise
 from search.study import Study, best_of
 from search.summary import status_table, studies_table, summary
 
@@ -40,7 +41,7 @@ def study(
         "shown",
         baselines=["seed-32", "seed-64-dropout"],
         max_epochs=3,
-        asha={"min_competitors": 2},
+        asha={"form": "stopping", "min_competitors": 2},
         budget={"trials": 5},
     )
     made.note("data", FACTS)
@@ -95,6 +96,27 @@ def test_status_shows_a_search_of_another_process(study: Study) -> None:
     assert "shown - interrupted while searching " in text
     assert "Slot" not in text
     assert re.search(r"Trials +1 unfinished, 3 complete, 1 pruned ", text), text
+
+
+def test_paused_trials_are_counted_apart_in_status_and_its_json(
+    make_study: MakeStudy, shape: ImageShape, make_epoch: Callable[..., EpochMetrics]
+) -> None:
+    study = make_study(max_epochs=3, asha={"form": "promotion"}, budget={"trials": 9})
+    study.note("data", FACTS)
+    driver = Driver(study, shape=shape, slots=2)
+    assert driver.next() is not None
+    for trial in (1, 2):
+        assert driver.next() is not None
+        driver.on_epoch(trial, make_epoch(1, 0.5))
+    study.set_state("searching")
+    text = drawn(status_table(study))
+    assert re.search(r"Trials +2 paused, 1 unfinished ", text), text
+    counts = summarise(study)["trials"]
+    assert (counts["running"], counts["paused"], counts["unfinished"]) == (0, 2, 1)
+    study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    assert re.search(r"Trials +1 running, 2 paused ", drawn(status_table(study)))
+    counts = summarise(study)["trials"]
+    assert (counts["running"], counts["paused"], counts["unfinished"]) == (1, 2, 0)
 
 
 def test_all_studies_have_a_line_and_a_broken_one_its_reason(

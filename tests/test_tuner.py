@@ -17,12 +17,13 @@ from model.checkpoint import load_checkpoint
 from model.cnn import pixel_statistics
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics, Training, fit
-from search.asha import Decision
-from search.assignment import Assignment, derive_seed
+from search.assignment import Assignment
 from search.bridge import as_config
 from search.config import DataSection, ResourcesSection, StudyConfig
 from search.dataset import StudyImages, load_images
 from search.driver import Driver
+from search.ladder import Decision
+from search.seeds import derive_seed
 from search.slots import plan_slots
 from search.study import Study, Trial, best_of, create, open_study
 from search.trial import TrialWorker
@@ -99,7 +100,7 @@ def search(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) ->
         },
         # Even if one of the two workers starts late, two trials are at the rung before the bad one.
         points=[GOOD, GOOD, GOOD, BAD, GOOD],
-        asha={"reduction_factor": 2, "min_competitors": 2},
+        asha={"form": "stopping", "reduction_factor": 2, "min_competitors": 2},
         budget={"trials": NUM_TRIALS},
         resources={"max_concurrent": 2},
     )
@@ -234,6 +235,34 @@ def test_nothing_of_ray_is_left(search: Search) -> None:
     assert {name.partition(".")[0] for name in names} == {"config", "study", "trials"}
     files = {path.name for path in Path(search.study.folder / "trials").rglob("*.*")}
     assert files == {"last.safetensors"}
+
+
+@on_ray
+def test_a_trial_that_waits_gives_its_slot_back_and_goes_on_from_its_checkpoint(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config = make_config(
+        max_epochs=3,
+        data=DATA.model_dump(),
+        space={"filters": {"choice": [4, 8]}, "learning_rate": 0.02, "batch_size": 300},
+        points=[{"filters": 4}, {"filters": 8}, {"filters": 4}],
+        # One rung, at 1 epoch; one of three goes on, when all have been there.
+        asha={"form": "promotion", "min_competitors": 2},
+        budget={"trials": 3},
+        resources={"max_concurrent": 1},
+    )
+    study = create(config, tmp_path / "waiting", facts={}, environment={})
+    images = load_images(config.data)
+    driver = run_search(study, images.train, images.validation, observers=[])
+    assert driver.done and not driver.interrupted
+    trials = study.trials()
+    assert sorted(trial.outcome for trial in trials) == ["complete", "pruned", "pruned"]
+    (best,) = (trial for trial in trials if trial.outcome == "complete")
+    assert [(row.epoch, row.attempt) for row in best.epochs][-1] == (3, 2)
+    first, second = (a for a in study.record.attempts() if a["trial"] == best.number)
+    assert (first["outcome"], second["outcome"], second["from_epoch"]) == ("paused", "complete", 1)
+    training, _ = load_checkpoint(study.trial_folder(best.number) / "last.safetensors", "cpu")
+    assert training.epoch == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Benchmarks of the search: nothing here is needed to run it."""

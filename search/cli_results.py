@@ -1,0 +1,162 @@
+"""The commands for what a search has found and how: from retrain to explain, verify and explore.
+
+`search.cli` adds them to its own. Heavy modules are imported inside each command.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.cli_options import (
+    DEFAULT_RUNS,
+    AsJson,
+    Quiet,
+    Runs,
+    StudyName,
+    Verbose,
+    data_place,
+    open_named,
+    show,
+    show_result,
+    study_folder,
+    verbosity,
+)
+
+results = typer.Typer()
+
+
+@results.command()
+def retrain(
+    study: StudyName, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False, verbose: Verbose = False
+) -> None:
+    """Train the best configuration again on all training images, with fresh seeds."""
+    from search.lock import hold
+    from search.run import report_study, retrain_study
+
+    opened = open_named(study, runs)
+    with hold(opened.folder):
+        retrain_study(opened, verbosity(quiet, verbose))
+        report_study(opened)
+    typer.echo(f"retrained: {opened.folder / 'final'}; next: evaluate {opened.name}")
+
+
+@results.command()
+def evaluate(
+    study: StudyName,
+    break_seal: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Why the test set is opened again.")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the retrained models on the test images: once, and recorded."""
+    from search.lock import hold
+    from search.run import evaluate_study, report_study
+
+    opened = open_named(study, runs)
+    with hold(opened.folder):
+        evaluate_study(opened, break_seal=break_seal)
+        if opened.state == "retrained":
+            opened.set_state("finished")
+        result = report_study(opened)
+    show_result(opened, result, as_json)
+
+
+@results.command()
+def export(
+    study: StudyName,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; runs/STUDY/export.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Write the final model as safetensors, torch.export and ONNX, proven to agree."""
+    from search.lock import hold
+    from search.run import export_study
+
+    opened = open_named(study, runs)
+    with hold(opened.folder):
+        folder = export_study(opened, None if out is None else out.resolve())
+    typer.echo(str(folder))
+
+
+@results.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A study, an export folder, a .safetensors file.")],
+    inputs: Annotated[list[Path], typer.Argument(help="PNG, JPEG, folders of them, CSV.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show per image.")] = 1,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Label pictures and CSV rows."""
+    from search.predict import find_model, predict_table
+    from search.predict import predict as label
+
+    place = study_folder(model, runs)
+    if not place.is_dir():
+        place = Path(model).resolve()
+    predictions = label(find_model(place), [p.resolve() for p in inputs], top=top)
+    show([p.to_dict() for p in predictions], as_json, lambda: predict_table(predictions))
+
+
+@results.command()
+def explain(
+    study: StudyName,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="t0017, or just 17.")],
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a trial was proposed, how it fared and why it ended."""
+    from search.explain import explain as find
+    from search.explain import explanation_page
+
+    found = find(open_named(study, runs), trial)
+    show(found.to_dict(), as_json, lambda: explanation_page(found))
+
+
+@results.command()
+def verify(study: StudyName, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
+    """Derive every proposal and decision again from the record; exit code 1 where one differs."""
+    from rich.console import Console
+
+    from search.verify import verify as derive
+
+    opened = open_named(study, runs)
+    with Console(stderr=True).status("deriving every proposal and decision again"):
+        found = derive(opened)
+    # Not a table: the difference stays on one line, however narrow the terminal.
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    if found.difference is not None:
+        raise typer.Exit(1)
+
+
+@results.command()
+def report(study: StudyName, runs: Runs = DEFAULT_RUNS) -> None:
+    """Write the study's report.html, report.md and result.json."""
+    from search.run import report_study
+
+    opened = open_named(study, runs)
+    report_study(opened)
+    typer.echo(str(opened.folder / "report.html"))
+
+
+@results.command()
+def explore(
+    source: Annotated[str, typer.Argument(help="fashion-mnist, synthetic, or a directory.")] = (
+        "fashion-mnist"
+    ),
+    out: Annotated[Path | None, typer.Option(help="Folder to write; explored/SOURCE.")] = None,
+) -> None:
+    """Draw a first look at a data set: balance, samples, means, pixels, duplicates."""
+    from data.explore import explore as draw
+    from data.source import DataSpec, load_test, load_train
+    from search.progress import download_progress
+
+    place = data_place(source)
+    spec = DataSpec(source=place)
+    with download_progress("normal") as progress:
+        train = load_train(spec, progress)
+    folder = out or Path("explored") / Path(place).name
+    typer.echo(str(draw(train, load_test(spec), folder.resolve())))

@@ -1,0 +1,55 @@
+"""What a point of a study's space stands for, and whether it may be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from data.images import ImageShape
+from model.config import Configuration
+from model.geometry import network_cost
+from search.config import StudyConfig
+from search.sampler import Given, Realise, Realised
+
+
+def realiser(config: StudyConfig, shape: ImageShape) -> Realise:
+    """Return a function that turns values of the space's parameters into a configuration."""
+    space = config.search_space()
+
+    def realise(values: Mapping[str, Any]) -> Realised:
+        try:
+            configuration = space.configuration(values)
+        except ValueError as error:
+            return Realised(configuration=None, key="", refusal=str(error))
+        return _realised(configuration, config, shape)
+
+    return realise
+
+
+def given_trials(config: StudyConfig, shape: ImageShape) -> list[Given]:
+    """Return the trials that come before the sampler's: the baselines, then the user's points."""
+    # Baselines have no parameters: they lie outside the space, and what is not in it must not draw
+    # the sampler towards its edge.
+    baselines = [
+        Given(origin=f"baseline {name}", realised=_realised(configuration, config, shape))
+        for name, configuration in config.baseline_configurations().items()
+    ]
+    points = [
+        Given(origin=f"point {index}", values=point)
+        for index, point in enumerate(config.points, start=1)
+    ]
+    return baselines + points
+
+
+def _realised(configuration: Configuration, config: StudyConfig, shape: ImageShape) -> Realised:
+    plain, key = configuration.to_dict(), configuration.key()
+    try:
+        cost = network_cost(configuration.network, shape)
+    except ValueError as error:
+        return Realised(configuration=plain, key=key, refusal=str(error))
+    return Realised(
+        configuration=plain,
+        key=key,
+        refusal=config.limits.refuse(cost.parameters, cost.multiply_adds),
+        facts={"parameters": cost.parameters, "multiply_adds": cost.multiply_adds},
+    )

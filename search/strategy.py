@@ -1,0 +1,115 @@
+"""What to try next and how far to train it: the sampler and ASHA together.
+
+No Ray, no clock, no files: the driver runs it on a study's database, `verify` and
+`benchmarks/search.py` on one in memory. It decides from what it is told, in the order it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.asha import Asha
+from search.config import StudyConfig
+from search.cube import Draw
+from search.evidence import Tuning
+from search.fidelity_sampler import DIVERGED
+from search.ladder import Decision
+from search.sampler import Given, Proposal, Proposer, Realise
+from search.settle import asha_rules, rungs_of
+
+
+class Strategy:
+    """Proposes trials, judges their epochs, promotes the paused ones."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: StudyConfig,
+        *,
+        draw: Draw,
+        realise: Realise,
+        given: Sequence[Given] = (),
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Work on `study`, which is either empty or brought up to date by `judge` and `end`.
+
+        Args:
+            study: Holds the trials and their values.
+            config: The study's settings, settled: nothing is `auto`.
+            draw: The space, define-by-run.
+            realise: What a point of the space stands for.
+            given: Trials before the sampler's.
+            tuning: Of the fidelity sampler, for experiments.
+        """
+        self._asha = Asha(asha_rules(config))
+        self._scores: dict[int, dict[int, float]] = {}
+        self._proposer = Proposer(
+            study,
+            config.sampler,
+            draw=draw,
+            realise=realise,
+            levels=[*rungs_of(config), config.max_epochs],
+            seed=config.seed,
+            given=given,
+            tuning=tuning,
+        )
+
+    @property
+    def paused(self) -> dict[int, int]:
+        """Return the trials that wait for promotion, each with its rung in epochs."""
+        return self._asha.paused
+
+    def standing(self, trial: int) -> str:
+        """Return how a paused trial stands, as a reason to end it."""
+        return self._asha.standing(trial)
+
+    def propose(self) -> Proposal:
+        """Make the next new trial."""
+        return self._proposer.ask()
+
+    def adopt(self, template: FrozenTrial) -> None:
+        """Take over a trial that was proposed before, as it was made."""
+        self._proposer.adopt(template)
+
+    def next_promotion(self) -> Decision | None:
+        """Choose the paused trial that may go on now, or None."""
+        return self._asha.next_promotion()
+
+    def promote(self, trial: int) -> None:
+        """Let a paused trial go on."""
+        self._asha.promote(trial)
+
+    def judge(self, trial: int, epoch: int, value: float) -> Decision | None:
+        """Decide on the validation accuracy of a trial's epoch."""
+        scores = self._scores.setdefault(trial, {})
+        # An epoch that is trained again, from an older checkpoint, does not know later ones.
+        earlier = [v for e, v in scores.items() if e < epoch]
+        decision = self._asha.decide(trial, epoch, max([value, *earlier]))
+        scores[epoch] = value
+        return decision
+
+    def report(self, trial: int, epoch: int, value: float) -> None:
+        """Tell the study the value that was judged."""
+        self._proposer.report(trial, epoch=epoch, value=value)
+
+    def end(self, trial: int) -> None:
+        """Let ASHA forget a trial that goes on no more; its values at the rungs stay."""
+        self._asha.end(trial)
+
+    def tell(
+        self,
+        trial: int,
+        state: TrialState,
+        value: float | None,
+        *,
+        diverged: bool = False,
+        **notes: object,
+    ) -> None:
+        """End a trial in the study."""
+        if diverged:
+            notes[DIVERGED] = True
+        self._proposer.note(trial, **notes)
+        self._proposer.tell(trial, state, value if state == TrialState.COMPLETE else None)

@@ -1,0 +1,90 @@
+"""The tables of a study beside Optuna's, in the same database: see `search.record`.
+
+`fs_event` holds, in order, all that a search decides from; `fs_decision` what it decided, and on
+which event. The others hold the circumstances.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+epochs = sa.Table(
+    "fs_epoch",
+    metadata,
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("train_loss", sa.Float),
+    sa.Column("train_accuracy", sa.Float),
+    sa.Column("val_loss", sa.Float),
+    sa.Column("val_accuracy", sa.Float),
+    sa.Column("learning_rate", sa.Float),
+    sa.Column("images_per_second", sa.Float),
+    sa.Column("seconds", sa.Float),
+    sa.Column("at", sa.Float, nullable=False),
+)
+attempts = sa.Table(
+    "fs_attempt",
+    metadata,
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("from_epoch", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
+    sa.Column("node", sa.String(255)),
+    sa.Column("pid", sa.Integer),
+    sa.Column("outcome", sa.String(32)),
+    sa.Column("reason", sa.Text),
+)
+decisions = sa.Table(
+    "fs_decision",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("event", sa.Integer, nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("bracket", sa.Integer, nullable=False),
+    sa.Column("rung", sa.Integer, nullable=False),
+    sa.Column("value", sa.Float),
+    sa.Column("cutoff", sa.Float),
+    sa.Column("rank", sa.Integer),
+    sa.Column("competitors", sa.Integer),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+events = sa.Table(
+    "fs_event",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.Integer),
+    sa.Column("value", sa.Float),
+    sa.Column("outcome", sa.String(32)),
+    sa.Column("reason", sa.Text),
+    sa.Column("at", sa.Float, nullable=False),
+)
+looks = sa.Table(
+    "fs_look",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("broke_seal", sa.Boolean, nullable=False),
+    sa.Column("result", sa.Text),
+)
+sessions = sa.Table(
+    "fs_session",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("stage", sa.String(32), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
+)
