@@ -39,8 +39,10 @@ class Clock:
 def make_study(make_study: MakeStudy) -> MakeStudy:
     """Return a function that makes a small study, in the stopping form unless it is told."""
 
-    def make(**changes: Any) -> Study:
-        return make_study(**(changes | {"asha": {"form": "stopping"} | changes.get("asha", {})}))
+    def make(folder: str = "small", **changes: Any) -> Study:
+        return make_study(
+            folder, **(changes | {"asha": {"form": "stopping"} | changes.get("asha", {})})
+        )
 
     return make
 
@@ -769,3 +771,34 @@ def test_a_plateau_lets_trials_in_flight_go_on(
     assert driver.next() is None, "what was ended stays ended"
     assert driver.done and not driver.interrupted
     assert [trial.outcome for trial in study.trials()] == ["complete"] * 4
+
+
+def test_what_a_worker_had_to_do_otherwise_is_said_with_the_end(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    study = make_study(max_epochs=2, asha={"enabled": False})
+    driver = make_driver(study)
+    _next(driver)
+    driver.remark(0, "the checkpoint was damaged")
+    for epoch in (1, 2):
+        driver.on_epoch(0, make_epoch(epoch, 0.5))
+    assert study.trial(0).reason == "trained for all 2 epochs (the checkpoint was damaged)"
+    assert _frozen(study, 0).user_attrs["remark"] == "the checkpoint was damaged"
+
+
+def test_workers_that_all_die_before_an_epoch_end_the_search_with_advice(
+    make_study: MakeStudy, make_driver: MakeDriver, make_epoch: MakeEpoch
+) -> None:
+    driver = make_driver(make_study())
+    for _ in range(12):
+        driver.on_lost(_next(driver).trial, "the worker died")
+    with pytest.raises(ValueError, match="12 workers in a row died before they finished an epoch"):
+        driver.next()
+    # An epoch in between shows that trainings are possible.
+    driver = make_driver(make_study("other"))
+    for _ in range(11):
+        driver.on_lost(_next(driver).trial, "the worker died")
+    trial = _next(driver).trial
+    driver.on_epoch(trial, make_epoch(1, 0.5))
+    driver.on_lost(trial, "the worker died")
+    assert driver.next() is not None

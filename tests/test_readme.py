@@ -59,7 +59,7 @@ def test_the_tree_in_the_readme_lists_every_file_of_the_house_and_no_other() -> 
             listed.add(folder + name)
     found = {
         str(path.relative_to(CHECKOUT))
-        for package in ("data", "model", "search")
+        for package in ("data", "model", "search", "benchmarks")
         for path in (CHECKOUT / package).glob("*.py")
         if path.name != "__init__.py"
     }
