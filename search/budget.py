@@ -50,6 +50,7 @@ class Budget:
         self._slot_seconds = 0.0
         self._open: dict[int, float] = {}
         self._best = -math.inf
+        self._counted: set[int] = set()
         self._run = 0
         self._bound: float | None = None
 
@@ -80,19 +81,23 @@ class Budget:
         """Count the wall seconds that an attempt of an earlier session held its slot."""
         self._slot_seconds += seconds
 
-    def trial_ended(self, value: float | None) -> None:
+    def trial_ended(self, value: float | None, *, trial: int | None = None) -> None:
         """Count a trial towards the plateau; to be told in the order in which trials end.
 
         Args:
             value: Its best validation accuracy. None where it failed, diverged or was refused: that
                 says nothing of whether better ones are left, neither for nor against.
+            trial: Its number, where it may be told twice: a trial that pauses has had its chance,
+                and when it ends after all only a better value counts.
         """
         if value is None or self._is_on_plateau():
             return  # what was ended stays ended: a trial in flight may still raise the best
         if value > self._best + self._limits.plateau_delta:
             self._best, self._run = value, 0
-        else:
+        elif trial is None or trial not in self._counted:
             self._run += 1
+        if trial is not None:
+            self._counted.add(trial)
 
     def regret(self, bound: float) -> None:
         """Note a new regret bound, in validation accuracy as a fraction."""

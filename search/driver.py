@@ -194,7 +194,8 @@ class Driver:
         action, why = ("", "") if decision is None else (decision.action, decision.reason)
         stopped = why if action == "stop" else ""
         end = ending(metrics, stopped, max_epochs=self._study.config.max_epochs)
-        if end is None and action == "pause":
+        if end is None and decision is not None and action == "pause":
+            self._budget.trial_ended(decision.value, trial=trial)
             self._leave(trial, outcome="paused", reason=why)
             return Verdict(action="stop", reason=why)
         if end is None and self._stop_reason:
@@ -260,7 +261,8 @@ class Driver:
         self._strategy.end(trial)
         if plan.refusal:
             self._budget.trial_refused()
-        self._budget.trial_ended(plan.value if end.outcome in ("complete", "pruned") else None)
+        value = plan.value if end.outcome in ("complete", "pruned") else None
+        self._budget.trial_ended(value, trial=trial)
         self._write_end(trial, end, reason)
         self._strategy.tell(trial, end.state, plan.value, diverged=end.diverged(plan))
         limit = self._study.config.budget.regret_bound

@@ -63,7 +63,8 @@ def ending(metrics: EpochMetrics | EpochRow, stopped: str, *, max_epochs: int) -
         reason = f"diverged: the loss is not finite at epoch {metrics.epoch}"
         return Ending(outcome="infeasible", reason=reason)
     if metrics.epoch >= max_epochs:
-        return Ending(outcome="complete", reason=f"trained for all {metrics.epoch} epochs")
+        length = "its 1 epoch" if metrics.epoch == 1 else f"all {metrics.epoch} epochs"
+        return Ending(outcome="complete", reason=f"trained for {length}")
     return Ending(outcome="pruned", reason=stopped) if stopped else None
 
 
@@ -155,14 +156,17 @@ def _replay(
                 budget.epoch()
             seen.add((event.trial, event.epoch))
             if event.value is not None:
-                strategy.judge(event.trial, event.epoch, event.value)
+                decision = strategy.judge(event.trial, event.epoch, event.value)
+                if decision is not None and decision.action == "pause":
+                    budget.trial_ended(decision.value, trial=event.trial)
                 strategy.report(event.trial, event.epoch, event.value)
         else:
             trial = trials[event.trial]
             strategy.end(event.trial)
             if trial.refusal:
                 budget.trial_refused()
-            budget.trial_ended(trial.value if event.outcome in ("complete", "pruned") else None)
+            value = trial.value if event.outcome in ("complete", "pruned") else None
+            budget.trial_ended(value, trial=event.trial)
             outcome: Outcome = event.outcome  # type: ignore[assignment]
             end = ended[event.trial] = Ending(outcome=outcome, reason=event.reason or "")
             strategy.tell(event.trial, end.state, trial.value, diverged=end.diverged(trial))

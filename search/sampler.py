@@ -76,7 +76,7 @@ class Proposer:
 
     The sampler is seeded anew for every trial from the study's seed and the trial's number, so a
     proposal depends only on those and on what the study holds by then: a study that was killed and
-    resumed proposes what it would have proposed. A trial is written whole, in one transaction.
+    resumed proposes what it would have proposed.
     """
 
     def __init__(

@@ -404,7 +404,7 @@ def test_what_cannot_be_run_is_told_in_a_line(
     out = ["--json", str(tmp_path / "out.json")]
     for arguments, reason in (
         ([str(tmp_path / "none.npz")], "none.npz: there is no such file"),
-        ([table, "--methods", "rndom"], "there is no method 'rndom'; there are: ours, random,"),
+        ([table, "--methods", "rndom"], "there is no method 'rndom'; there are: ours,"),
         ([table, "--methods", "random,random"], "method random is given twice"),
         ([table, twin, "--methods", "random"], "two tables are called made"),
     ):

@@ -369,3 +369,14 @@ def test_what_the_record_tells_again_makes_the_same_budget(
     for ours, theirs in zip(again.uses(now), search.budget.uses(now), strict=True):
         assert ours.share == pytest.approx(theirs.share)
         assert ours.text == theirs.text
+
+
+def test_a_trial_that_waits_counts_towards_the_plateau_once() -> None:
+    budget = Budget(BudgetSection(trials=99, plateau_trials=3), share=1.0)
+    budget.trial_ended(0.9, trial=0)
+    for trial in (1, 2):
+        budget.trial_ended(0.5, trial=trial)  # it pauses
+        budget.trial_ended(0.6, trial=trial)  # it went on, and ends
+    assert budget.spent(0.0) == ""
+    budget.trial_ended(0.5, trial=3)
+    assert budget.spent(0.0) == "no better trial among the last 3"
