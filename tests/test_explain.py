@@ -332,7 +332,7 @@ def test_the_command_prints_a_page_or_json_without_ray(
     assert (content["outcome"], content["rank"], content["of"]) == ("complete", 1, 6)
     assert content["proposal"] == study.trial(5).proposal
     assert content["configuration"] == study.trial(5).configuration
-    assert content["sections"]["End"] == ["Complete: trained for all 1 epochs."]
+    assert content["sections"]["End"] == ["Complete: trained for its 1 epoch."]
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom search.cli import app\n"
         f"done = CliRunner().invoke(app, {['explain', *place]})\n"
