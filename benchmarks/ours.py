@@ -11,9 +11,10 @@ from optuna.trial import TrialState
 
 from benchmarks.method import Job, Method, Point, Problem
 from search.config import StudyConfig
-from search.cube import Suggests
+from search.dimension import Suggester
 from search.evidence import Tuning
-from search.sampler import Realised
+from search.feasible import Realised
+from search.fidelity_sampler import DIVERGED
 from search.settle import settle
 from search.strategy import Strategy
 
@@ -79,21 +80,21 @@ class Ours:
         """Judge an epoch as the driver does."""
         if value is None:
             self._strategy.end(trial)
-            self._strategy.tell(trial, TrialState.FAIL, None, diverged=True)
+            self._strategy.tell(trial, TrialState.FAIL, None, {DIVERGED: True})
             return False
         decision = self._strategy.judge(trial, epoch, value)
         self._strategy.report(trial, epoch, value)
         if epoch == self._max_epochs:
             self._strategy.end(trial)
-            self._strategy.tell(trial, TrialState.COMPLETE, value)
+            self._strategy.tell(trial, TrialState.COMPLETE, value, {})
             return False
         action = decision.action if decision is not None else "continue"
         if action == "stop":
             self._strategy.end(trial)
-            self._strategy.tell(trial, TrialState.PRUNED, None)
+            self._strategy.tell(trial, TrialState.PRUNED, None, {})
         return action in ("continue", "audit")
 
-    def _draw(self, suggester: Suggests) -> dict[str, Any]:
+    def _draw(self, suggester: Suggester) -> dict[str, Any]:
         return {name: suggester.suggest_float(name, 0.0, 1.0) for name in self._names}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
 
@@ -19,7 +19,6 @@ from model.train import EpochMetrics
 from search.assignment import Assignment, Observer, Verdict
 from search.budget import Budget
 from search.feasible import given_trials, realiser
-from search.fidelity_sampler import DIVERGED
 from search.ladder import Decision
 from search.ledger import Ledger
 from search.restore import Ending, ending, restore, score
@@ -89,7 +88,8 @@ class Driver:
         for bound in self._regret.bounds.values():
             self._budget.regret(bound)
         for trial, end in past.untold:
-            self._write_end(trial, end, end.reason)
+            plan = study.trial(trial)
+            self._ledger.end(trial, end.state, plan.value, end.facts(plan.refusal))
         for trial, end in past.unsettled:
             self._end(trial, end)
 
@@ -193,7 +193,8 @@ class Driver:
     def _act(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> Verdict:
         action, why = ("", "") if decision is None else (decision.action, decision.reason)
         stopped = why if action == "stop" else ""
-        end = ending(metrics, stopped, max_epochs=self._study.config.max_epochs)
+        max_epochs = self._study.config.max_epochs
+        end = ending(metrics.epoch, score(metrics), stopped, max_epochs=max_epochs)
         if end is None and decision is not None and action == "pause":
             self._budget.trial_ended(decision.value, trial=trial)
             self._leave(trial, outcome="paused", reason=why)
@@ -253,35 +254,27 @@ class Driver:
         return entry.remark
 
     def _end(self, trial: int, end: Ending, *, detail: str = "") -> None:
-        reason, plan = end.reason, self._study.trial(trial)
+        plan = self._study.trial(trial)
         if trial in self._open:
             remark = self._leave(trial, outcome=end.outcome, reason=detail or end.reason)
-            reason += f" ({remark})" if remark else ""
-        self._study.record.add_event("ended", trial, outcome=end.outcome, reason=reason)
+            if remark:
+                end = replace(end, reason=f"{end.reason} ({remark})")
+        self._study.record.add_event("ended", trial, outcome=end.outcome, reason=end.reason)
         self._strategy.end(trial)
         if plan.refusal:
             self._budget.trial_refused()
         value = plan.value if end.outcome in ("complete", "pruned") else None
         self._budget.trial_ended(value, trial=trial)
-        self._write_end(trial, end, reason)
-        self._strategy.tell(trial, end.state, plan.value, diverged=end.diverged(plan))
+        facts = end.facts(plan.refusal)
+        self._ledger.end(trial, end.state, plan.value, facts)
+        self._strategy.tell(trial, end.state, plan.value, facts)
         limit = self._study.config.budget.regret_bound
         if limit and end.outcome == "complete" and (bound := self._regret.update()) is not None:
             self._budget.regret(bound)
         if trial in self._announced:
             self._announced.remove(trial)
             for observer in self._observers:
-                observer.ended(trial, end.outcome, reason)
-
-    def _write_end(self, trial: int, end: Ending, reason: str) -> None:
-        plan = self._study.trial(trial)
-        facts: dict[str, object] = {"reason": reason}
-        if end.outcome == "infeasible":
-            facts["infeasible"] = True
-        if end.diverged(plan):
-            facts[DIVERGED] = True
-        value = plan.value if end.outcome == "complete" else None
-        self._ledger.end(trial, end.state, value, facts)
+                observer.ended(trial, end.outcome, end.reason)
 
     def _spent(self) -> str:
         if reason := self._budget.exhausted(self.seconds):

@@ -1,15 +1,43 @@
-"""What a point of a study's space stands for, and whether it may be tried."""
+"""What a point of a study's space stands for, and whether it may be tried. No Optuna."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.images import ImageShape
 from model.config import Configuration
 from model.geometry import network_cost
 from search.config import StudyConfig
-from search.sampler import Given, Realise, Realised
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Realised:
+    """What the values of a point stand for."""
+
+    configuration: dict[str, Any] | None
+    """JSON-plain; None where they make no network."""
+    key: str
+    """Equal for equal configurations."""
+    refusal: str
+    """Why it cannot be tried, or empty."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else to note on the trial."""
+
+
+Realise = Callable[[Mapping[str, Any]], Realised]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A trial that is not the sampler's: a baseline, or the user's own point."""
+
+    origin: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that are fixed; the sampler proposes the others."""
+    realised: Realised | None = None
+    """The whole configuration, for one outside the space; then there are no parameters."""
 
 
 def realiser(config: StudyConfig, shape: ImageShape) -> Realise:

@@ -30,7 +30,8 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 from threadpoolctl import ThreadpoolController
 
-from search.cube import Axis, Cube, Draw
+from search.axis import Axis
+from search.cube import Cube, Draw
 from search.evidence import Evidence, Tuning, curve_of, gather, trials_since_best
 from search.seeds import derive_seed
 from search.surrogate import Hyperparameters, Surrogate, expected_improvement, fit, short

@@ -1,7 +1,8 @@
-"""Optuna's own tables of a study, as the driver writes them: they open in optuna-dashboard.
+"""Write trials to Optuna's own tables of a study, which open in optuna-dashboard.
 
-Written, never read to decide: what is proposed comes from a study in memory that was told the same.
-Reading the database back would take longer with every trial that waits for its promotion.
+The database is written, never read to decide: what is proposed comes from a study in memory that is
+told the same, by this very class. Reading the database back would take longer with every trial that
+waits for its promotion.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Ledger:
     def end(
         self, number: int, state: TrialState, value: float | None, facts: Mapping[str, Any]
     ) -> None:
-        """End a trial; its state changes last."""
+        """End a trial; its value counts only where it is complete. Its state changes last."""
         self.note(number, facts)
-        self._study.tell(number, value, state=state)
+        self._study.tell(number, value if state == TrialState.COMPLETE else None, state=state)
 
     def _key(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)

@@ -29,9 +29,14 @@ class Ending:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
         return states.get(self.outcome, TrialState.FAIL)
 
-    def diverged(self, trial: Trial) -> bool:
-        """Return whether the trial's training broke down: not one that was refused before it."""
-        return self.outcome == "infeasible" and not trial.refusal
+    def facts(self, refusal: str) -> dict[str, object]:
+        """Return what is noted on the trial; `refusal` is why it was not trained, or empty."""
+        facts: dict[str, object] = {"reason": self.reason}
+        if self.outcome == "infeasible":
+            facts["infeasible"] = True
+            if not refusal:
+                facts[DIVERGED] = True
+        return facts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,16 +59,20 @@ def score(metrics: EpochMetrics | EpochRow) -> float | None:
     return metrics.val_accuracy
 
 
-def ending(metrics: EpochMetrics | EpochRow, stopped: str, *, max_epochs: int) -> Ending | None:
+def ending(epoch: int, value: float | None, stopped: str, *, max_epochs: int) -> Ending | None:
     """Return how a trial ends at this epoch, or None where it goes on.
 
-    `stopped` is ASHA's reason to stop the trial here, or empty.
+    Args:
+        epoch: How many it has trained.
+        value: The epoch's `score`.
+        stopped: ASHA's reason to stop the trial here, or empty.
+        max_epochs: How many a whole trial trains.
     """
-    if score(metrics) is None:
-        reason = f"diverged: the loss is not finite at epoch {metrics.epoch}"
+    if value is None:
+        reason = f"diverged: the loss is not finite at epoch {epoch}"
         return Ending(outcome="infeasible", reason=reason)
-    if metrics.epoch >= max_epochs:
-        length = "its 1 epoch" if metrics.epoch == 1 else f"all {metrics.epoch} epochs"
+    if epoch >= max_epochs:
+        length = "its 1 epoch" if epoch == 1 else f"all {epoch} epochs"
         return Ending(outcome="complete", reason=f"trained for {length}")
     return Ending(outcome="pruned", reason=stopped) if stopped else None
 
@@ -99,7 +108,7 @@ def restore(study: Study, strategy: Strategy, budget: Budget, ledger: Ledger) ->
         elif trial.epochs:
             last = trial.epochs[-1]
             stopped = stops.get((trial.number, last.epoch), "")
-            end = ending(last, stopped, max_epochs=study.config.max_epochs)
+            end = ending(last.epoch, score(last), stopped, max_epochs=study.config.max_epochs)
         if end is not None:
             unsettled.append((trial.number, end))
         elif trial.number not in strategy.paused:
@@ -169,5 +178,5 @@ def _replay(
             budget.trial_ended(value, trial=event.trial)
             outcome: Outcome = event.outcome  # type: ignore[assignment]
             end = ended[event.trial] = Ending(outcome=outcome, reason=event.reason or "")
-            strategy.tell(event.trial, end.state, trial.value, diverged=end.diverged(trial))
+            strategy.tell(event.trial, end.state, trial.value, end.facts(trial.refusal))
     return ended

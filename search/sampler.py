@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,40 +23,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config import SamplerSection
 from search.cube import Draw
 from search.evidence import Tuning
+from search.feasible import Given, Realise, Realised
 from search.fidelity_sampler import BASIS, FidelitySampler
+from search.ledger import Ledger
 from search.seeds import derive_seed
 
 _MOST_DRAWS = 100
 ASK_SECONDS = "ask_seconds"
 """Trial attribute: how long the proposal took."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Realised:
-    """What the values of a point stand for."""
-
-    configuration: dict[str, Any] | None
-    """JSON-plain; None where they make no network."""
-    key: str
-    """Equal for equal configurations."""
-    refusal: str
-    """Why it cannot be tried, or empty."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else to note on the trial."""
-
-
-Realise = Callable[[Mapping[str, Any]], Realised]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
-    """A trial that is not the sampler's: a baseline, or the user's own point."""
-
-    origin: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters that are fixed; the sampler proposes the others."""
-    realised: Realised | None = None
-    """The whole configuration, for one outside the space; then there are no parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +66,8 @@ class Proposer:
         tuning: Tuning | None = None,
     ) -> None:
         """Propose points of the space that `draw` asks for, the trials of `given` first."""
-        self._study, self._section = study, section
+        self.study, self._section = study, section
+        self._ledger = Ledger(study)
         self._draw, self._realise = draw, realise
         self._given, self._seed = list(given), seed
         self._sampler = self._make(seed, levels, tuning)
@@ -103,7 +78,7 @@ class Proposer:
     def ask(self) -> Proposal:
         """Make the next trial: a given one while there are any, then the sampler's."""
         started = time.perf_counter()
-        trials = self._study.get_trials(deepcopy=False)
+        trials = self.study.get_trials(deepcopy=False)
         number = len(trials)
         self._note_keys(trials)
         given = self._given[number] if number < len(self._given) else Given(origin="sampler")
@@ -121,31 +96,13 @@ class Proposer:
             state=TrialState.RUNNING, params=values, distributions=distributions, user_attrs=attrs
         )
         template.number = number
-        self.adopt(template)
+        self._ledger.add(template)
         return Proposal(
             number=number,
             configuration=realised.configuration,
             refusal=realised.refusal,
             template=template,
         )
-
-    def adopt(self, template: FrozenTrial) -> None:
-        """Put a trial into the study that was proposed before."""
-        self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
-
-    def report(self, number: int, *, epoch: int, value: float) -> None:
-        """Tell the value of one epoch; an epoch that was told before is replaced."""
-        # Not `Trial.report`, which keeps the first value of an epoch that is trained again.
-        self._study._storage.set_trial_intermediate_value(self._key(number), epoch, value)
-
-    def note(self, number: int, **facts: Any) -> None:
-        """Write facts (JSON-plain) on a trial."""
-        for key, value in facts.items():
-            self._study._storage.set_trial_user_attr(self._key(number), key, value)
-
-    def tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        """End a trial. Facts are noted before this: the state changes last."""
-        self._study.tell(number, value, state=state)
 
     def _propose(
         self, number: int, given: Given
@@ -163,7 +120,7 @@ class Proposer:
                 sampler = RandomSampler(seed=derive_seed(self._seed, "random", number))
                 if given.origin == "sampler":
                     notes["origin"] = "sampler, at random"
-            draft = _Draft(self._study, sampler, number, given.values)
+            draft = _Draft(self.study, sampler, number, given.values)
             values = dict(self._draw(draft))
             realised = self._realise(values)
             twin = self._keys.get(realised.key)
@@ -193,10 +150,6 @@ class Proposer:
             if key := trial.user_attrs.get("key"):
                 self._keys.setdefault(key, trial.number)
         self._num_keyed = len(trials)
-
-    def _key(self, number: int) -> int:
-        storage = self._study._storage
-        return storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
     def _make(self, seed: int, levels: Sequence[int], tuning: Tuning | None) -> BaseSampler:
         section = self._section

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from model.config import MAX_BLOCKS, Configuration, NetworkConfig, TrainingConfig
+from search.axis import Placed
 from search.dimension import PER_BLOCK, Dimension, Suggester, nearest
 
 _NETWORK = [f.name for f in fields(NetworkConfig) if f.name not in PER_BLOCK.values()]
@@ -185,34 +186,14 @@ class Space:
     def _check_some_combination_works(self) -> None:
         # A space none of whose draws makes a network is refused now, not trial by trial.
         reason = ""
-        draw = random.Random(0)
+        suggester = Placed.at_random(random.Random(0))
         for _ in range(64):
             try:
-                self.configuration(self.suggest(_Draw(draw)))
+                self.configuration(self.suggest(suggester))
                 return
             except ValueError as error:
                 reason = str(error)
         raise ValueError(f"no combination tried makes a valid network; the last one: {reason}")
-
-
-class _Draw:
-    """A suggester that draws at random, for checking a space without Optuna."""
-
-    def __init__(self, draw: random.Random) -> None:
-        self._draw = draw
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        return self._draw.randrange(low, high + 1, step)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return self._draw.uniform(low, high)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._draw.choice(choices)
 
 
 def _either(values: Sequence[Any]) -> str:

@@ -6,7 +6,8 @@ No Ray, no clock, no files: the driver runs it on a study's database, `verify` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,9 +16,10 @@ from search.asha import Asha
 from search.config import StudyConfig
 from search.cube import Draw
 from search.evidence import Tuning
-from search.fidelity_sampler import DIVERGED
+from search.feasible import Given, Realise
 from search.ladder import Decision
-from search.sampler import Given, Proposal, Proposer, Realise
+from search.ledger import Ledger
+from search.sampler import Proposal, Proposer
 from search.settle import asha_rules, rungs_of
 
 
@@ -45,6 +47,7 @@ class Strategy:
             tuning: Of the fidelity sampler, for experiments.
         """
         self._asha = Asha(asha_rules(config))
+        self._ledger = Ledger(study)
         self._scores: dict[int, dict[int, float]] = {}
         self._proposer = Proposer(
             study,
@@ -72,7 +75,7 @@ class Strategy:
 
     def adopt(self, template: FrozenTrial) -> None:
         """Take over a trial that was proposed before, as it was made."""
-        self._proposer.adopt(template)
+        self._ledger.add(template)
 
     def next_promotion(self) -> Decision | None:
         """Choose the paused trial that may go on now, or None."""
@@ -93,23 +96,14 @@ class Strategy:
 
     def report(self, trial: int, epoch: int, value: float) -> None:
         """Tell the study the value that was judged."""
-        self._proposer.report(trial, epoch=epoch, value=value)
+        self._ledger.report(trial, epoch, value)
 
     def end(self, trial: int) -> None:
         """Let ASHA forget a trial that goes on no more; its values at the rungs stay."""
         self._asha.end(trial)
 
     def tell(
-        self,
-        trial: int,
-        state: TrialState,
-        value: float | None,
-        *,
-        diverged: bool = False,
-        **notes: object,
+        self, trial: int, state: TrialState, value: float | None, facts: Mapping[str, Any]
     ) -> None:
-        """End a trial in the study."""
-        if diverged:
-            notes[DIVERGED] = True
-        self._proposer.note(trial, **notes)
-        self._proposer.tell(trial, state, value if state == TrialState.COMPLETE else None)
+        """End a trial in the study, see `Ledger.end`."""
+        self._ledger.end(trial, state, value, facts)

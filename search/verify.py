@@ -19,7 +19,7 @@ from data.images import ImageShape
 from search.feasible import given_trials, realiser
 from search.fidelity_sampler import BASIS, DIVERGED
 from search.ladder import Decision
-from search.record import EpochRow, EventRow
+from search.record import EventRow
 from search.restore import Ending, ending, score
 from search.slots import CHECKOUT
 from search.strategy import Strategy
@@ -169,7 +169,7 @@ class _Walk:
             self._strategy.report(trial, epoch, value)
         self._told[trial].setdefault(epoch, []).append(value)
         stopped = decision.reason if decision is not None and decision.action == "stop" else ""
-        self._due[trial] = ending(_row(event), stopped, max_epochs=self._max_epochs)
+        self._due[trial] = ending(epoch, value, stopped, max_epochs=self._max_epochs)
 
     def _ended(self, event: EventRow) -> Iterator[Difference]:
         trial, outcome, reason = event.trial, event.outcome or "", event.reason or ""
@@ -187,18 +187,19 @@ class _Walk:
         value = None
         if outcome == "complete":
             value = max(told[-1] for told in self._told[trial].values() if told[-1] is not None)
-        infeasible = outcome == "infeasible"
-        diverged = infeasible and bool(self._told[trial])
-        state = Ending(outcome=cast(Outcome, outcome), reason=reason).state
-        self._strategy.tell(trial, state, value, diverged=diverged)
+        derived = self._study.get_trials(deepcopy=False)[trial]
+        end = Ending(outcome=cast(Outcome, outcome), reason=reason)
+        facts = end.facts(derived.user_attrs.get("refusal", ""))
+        self._strategy.tell(trial, end.state, value, facts)
         yield from self._copies(trial, event)
         if trial in self._over:
             stored, derived = self._stored[trial], self._study.get_trials(deepcopy=False)[trial]
             yield from compared(event, "the state", stored.state.name, derived.state.name)
             yield from compared(event, "the value", stored.values, derived.values)
-            told = (reason, infeasible or None, diverged or None)
-            noted = {name: stored.user_attrs.get(name) for name in _TOLD}
-            yield from compared(event, "the end", noted, dict(zip(_TOLD, told, strict=True)))
+            noted, told = (
+                {name: attrs.get(name) for name in _TOLD} for attrs in (stored.user_attrs, facts)
+            )
+            yield from compared(event, "the end", noted, told)
         self._result.ends += 1
 
     def _decided(
@@ -250,21 +251,3 @@ class _Walk:
 def _is_of_budget(outcome: str, reason: str) -> bool:
     # When a budget ends depends on clocks, as a failure on its worker: they are told, not derived.
     return outcome == "pruned" and reason.startswith("the budget ended: ")
-
-
-def _row(event: EventRow) -> EpochRow:
-    """Return an epoch of which only is known whether it diverged."""
-    number = None if event.value is None else 0.0
-    return EpochRow(
-        trial=event.trial,
-        epoch=event.epoch or 0,
-        attempt=0,
-        train_loss=number,
-        train_accuracy=number,
-        val_loss=number,
-        val_accuracy=event.value,
-        learning_rate=number,
-        images_per_second=number,
-        seconds=number,
-        at=event.at,
-    )

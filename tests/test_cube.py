@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution
 
-from search.cube import Axis, Cube, Suggests
+from search.axis import Axis
+from search.cube import Cube
+from search.dimension import Suggester
 from search.fidelity_sampler import _distribution
 from search.space import Space
 
@@ -113,7 +115,7 @@ def test_a_logarithmic_axis_spreads_the_orders_of_magnitude_evenly() -> None:
     assert 0.45 < few / 5000 < 0.62  # as Optuna: half a step beyond each end
 
 
-def _any_space(suggester: Suggests) -> dict[str, Any]:
+def _any_space(suggester: Suggester) -> dict[str, Any]:
     return {
         "optimizer": suggester.suggest_categorical("optimizer", ["sgd", "adamw", "rms"]),
         "rate": suggester.suggest_float("rate", 1e-3, 1.0, log=True),
@@ -266,7 +268,7 @@ def test_the_same_space_has_the_same_axes() -> None:
 
 
 def test_a_rare_parameter_is_always_met_or_never() -> None:
-    def draw(suggester: Suggests) -> dict[str, Any]:
+    def draw(suggester: Suggester) -> dict[str, Any]:
         values = {"n": suggester.suggest_int("n", 1, 250)}
         if values["n"] == 1:  # in about two of three explorations
             values["rare"] = suggester.suggest_int("rare", 1, 3)

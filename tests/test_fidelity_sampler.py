@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from search.cube import Suggests
+from search.dimension import Suggester
 from search.evidence import Tuning
 from search.fidelity_sampler import BASIS, DIVERGED, FidelitySampler
 from search.seeds import derive_seed
@@ -31,7 +31,7 @@ def _tuning(**changes: Any) -> Tuning:
     return Tuning(**(shares | {"candidates": 100} | changes))
 
 
-def _draw(suggester: Suggests) -> dict[str, Any]:
+def _draw(suggester: Suggester) -> dict[str, Any]:
     return {
         "x": suggester.suggest_float("x", -1.0, 1.0),
         "y": suggester.suggest_float("y", -1.0, 1.0),
@@ -65,7 +65,9 @@ def _objective(sign: float, levels: Iterable[int] = LEVELS) -> Callable[[optuna.
     return objective
 
 
-def _ask(study: optuna.Study, draw: Callable[[Suggests], dict[str, Any]] = _draw) -> dict[str, Any]:
+def _ask(
+    study: optuna.Study, draw: Callable[[Suggester], dict[str, Any]] = _draw
+) -> dict[str, Any]:
     return draw(study.ask())
 
 
@@ -277,7 +279,7 @@ def test_the_number_of_observations_is_bounded_and_the_best_are_among_them() -> 
     assert sampler.basis["best"] > -third
 
 
-def _edge(suggester: Suggests) -> dict[str, Any]:
+def _edge(suggester: Suggester) -> dict[str, Any]:
     return {
         "x": suggester.suggest_float("x", 0.0, 1.0),
         "y": suggester.suggest_float("y", 0.0, 1.0),
@@ -350,7 +352,7 @@ def test_several_asked_at_once_differ(seed: int) -> None:
 
 def test_an_open_trial_is_taken_at_the_model_s_word() -> None:
     # Of a few whole numbers, none is asked for twice while it is open.
-    def draw(suggester: Suggests) -> dict[str, Any]:
+    def draw(suggester: Suggester) -> dict[str, Any]:
         return {"n": suggester.suggest_int("n", 1, 12)}
 
     study = _study(_sampler(draw=draw, startup_trials=4))
@@ -383,7 +385,7 @@ def test_open_trials_are_kept_away_from() -> None:
 
 
 def test_a_conditional_space_is_searched() -> None:
-    def draw(suggester: Suggests) -> dict[str, Any]:
+    def draw(suggester: Suggester) -> dict[str, Any]:
         values: dict[str, Any] = {"kind": suggester.suggest_categorical("kind", ["a", "b", "c"])}
         if values["kind"] == "b":
             values["depth"] = suggester.suggest_int("depth", 1, 8)
@@ -405,7 +407,7 @@ def test_a_conditional_space_is_searched() -> None:
 
 
 def test_a_parameter_it_has_not_learnt_of_is_drawn_seeded() -> None:
-    def draw_more(suggester: Suggests) -> dict[str, Any]:
+    def draw_more(suggester: Suggester) -> dict[str, Any]:
         return {**_draw(suggester), "late": suggester.suggest_float("late", 0.0, 1.0)}
 
     first, second = (_ask(_study(_sampler()), draw_more) for _ in range(2))

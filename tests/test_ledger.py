@@ -106,7 +106,7 @@ def test_an_epoch_that_is_reported_again_is_replaced(study: optuna.Study, tmp_pa
 
 @pytest.mark.parametrize(
     ("state", "value"),
-    [(TrialState.COMPLETE, 0.7), (TrialState.PRUNED, None), (TrialState.FAIL, None)],
+    [(TrialState.COMPLETE, 0.7), (TrialState.PRUNED, 0.7), (TrialState.FAIL, 0.7)],
 )
 def test_a_trial_s_end_is_written_after_its_reason(
     study: optuna.Study,

@@ -12,14 +12,16 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from search.config import SamplerSection
-from search.cube import Suggests
-from search.sampler import Given, Proposal, Proposer, Realise, Realised
+from search.dimension import Suggester
+from search.feasible import Given, Realise, Realised
+from search.ledger import Ledger
+from search.sampler import Proposal, Proposer
 
 KINDS = ["fidelity", "tpe", "random"]
 MakeProposer = Callable[..., Proposer]
 
 
-def _wide(suggester: Suggests) -> dict[str, Any]:
+def _wide(suggester: Suggester) -> dict[str, Any]:
     values: dict[str, Any] = {"depth": suggester.suggest_int("depth", 1, 3)}
     for block in range(1, values["depth"] + 1):
         name = f"width_{block}"
@@ -27,7 +29,7 @@ def _wide(suggester: Suggests) -> dict[str, Any]:
     return values | {"rate": suggester.suggest_float("rate", 1e-3, 1.0, log=True)}
 
 
-def _few(suggester: Suggests) -> dict[str, Any]:
+def _few(suggester: Suggester) -> dict[str, Any]:
     """Ask for one of six points."""
     return {
         "filters": suggester.suggest_categorical("filters", [4, 8, 16]),
@@ -55,7 +57,7 @@ def _study() -> optuna.Study:
 def _make(
     study: optuna.Study,
     kind: str = "fidelity",
-    draw: Callable[[Suggests], dict[str, Any]] = _wide,
+    draw: Callable[[Suggester], dict[str, Any]] = _wide,
     **changes: Any,
 ) -> Proposer:
     arguments: dict[str, Any] = {"realise": _realise, "levels": (1, 3), "seed": 0}
@@ -64,9 +66,10 @@ def _make(
 
 
 def _train(proposer: Proposer, proposal: Proposal, value: float = 0.5) -> None:
+    ledger = Ledger(proposer.study)
     for epoch in (1, 3):
-        proposer.report(proposal.number, epoch=epoch, value=value - 0.1 / epoch)
-    proposer.tell(proposal.number, TrialState.COMPLETE, value)
+        ledger.report(proposal.number, epoch, value - 0.1 / epoch)
+    ledger.end(proposal.number, TrialState.COMPLETE, value, {})
 
 
 def _search(proposer: Proposer, trials: int) -> list[Proposal]:
@@ -309,35 +312,14 @@ def test_what_a_sampler_notes_on_other_trials_is_not_disturbed(kind: str) -> Non
     assert [trial.system_attrs for trial in study.trials] == [{}] * 6
 
 
-def test_reports_are_replaced_and_ends_told() -> None:
-    study = _study()
-    proposer = _make(study)
-    proposer.ask()
-    proposer.report(0, epoch=1, value=0.3)
-    proposer.report(0, epoch=2, value=0.5)
-    proposer.report(0, epoch=1, value=0.4)  # trained again, from an older checkpoint
-    proposer.note(0, reason="because", remark={"a": 1})
-    proposer.tell(0, TrialState.PRUNED)
-    (trial,) = study.trials
-    assert trial.intermediate_values == {1: 0.4, 2: 0.5}
-    assert (trial.state, trial.user_attrs["reason"]) == (TrialState.PRUNED, "because")
-    assert trial.user_attrs["remark"] == {"a": 1}
-    proposer.ask()
-    proposer.tell(1, TrialState.COMPLETE, 0.7)
-    proposer.ask()
-    proposer.tell(2, TrialState.FAIL)
-    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE", "FAIL"]
-    assert study.best_value == 0.7
-
-
 def test_a_trial_that_was_made_before_is_taken_over_as_it_was() -> None:
     made, later = _study(), _study()
     first = _make(made)
     templates = [first.ask().template for _ in range(5)]
     assert [template.number for template in templates] == list(range(5))
-    second = _make(later)
+    second, ledger = _make(later), Ledger(later)
     for template in templates:
-        second.adopt(template)
+        ledger.add(template)
     for old, new in zip(made.trials, later.trials, strict=True):
         assert (new.params, new.distributions) == (old.params, old.distributions)
         assert (new.user_attrs, new.state) == (old.user_attrs, TrialState.RUNNING)

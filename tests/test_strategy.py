@@ -13,10 +13,11 @@ import pytest
 from optuna.trial import TrialState
 
 from search.config import StudyConfig
-from search.cube import Suggests
+from search.dimension import Suggester
 from search.evidence import Tuning
+from search.feasible import Given, Realised
 from search.fidelity_sampler import DIVERGED
-from search.sampler import Given, Realised
+from search.restore import Ending
 from search.strategy import Strategy
 
 MakeConfig = Callable[..., StudyConfig]
@@ -24,7 +25,7 @@ STOPPING = {"form": "stopping", "min_competitors": 1}
 PROMOTION = {"form": "promotion", "min_competitors": 1}
 
 
-def _draw(suggester: Suggests) -> dict[str, Any]:
+def _draw(suggester: Suggester) -> dict[str, Any]:
     return {
         "width": suggester.suggest_int("width", 8, 64, step=8),
         "rate": suggester.suggest_float("rate", 1e-3, 1.0, log=True),
@@ -68,7 +69,7 @@ def _search(strategy: Strategy, study: optuna.Study, *, epochs: int, slots: int 
         if epoch == 9 or action == "stop":
             strategy.end(number)
             state = TrialState.COMPLETE if epoch == 9 else TrialState.PRUNED
-            strategy.tell(number, state, value if epoch == 9 else None)
+            strategy.tell(number, state, value if epoch == 9 else None, {})
         elif action != "pause":
             heapq.heappush(queue, (spent + slots, number))
     return spent
@@ -127,9 +128,11 @@ def test_what_ends_is_told_to_the_study(make_config: MakeConfig) -> None:
     for _ in range(2):
         strategy.propose()
     strategy.report(0, 1, 0.4)
-    strategy.tell(0, TrialState.FAIL, None, diverged=True, reason="diverged: ...", infeasible=True)
+    strategy.tell(
+        0, TrialState.FAIL, None, Ending(outcome="infeasible", reason="diverged: ...").facts("")
+    )
     strategy.report(1, 1, 0.5)
-    strategy.tell(1, TrialState.PRUNED, None, reason="rank 2 of 2")
+    strategy.tell(1, TrialState.PRUNED, None, {"reason": "rank 2 of 2"})
     first, second = study.trials
     assert (first.state, first.params["width"]) == (TrialState.FAIL, 8)
     assert first.user_attrs[DIVERGED] is True and first.user_attrs["infeasible"] is True
@@ -166,7 +169,7 @@ def test_the_sampler_compares_at_the_rungs_and_at_the_end(
         strategy.propose()
         for epoch in range(1, epochs + 1):
             strategy.report(trial, epoch, _value(study.trials[trial].params, epoch))
-        strategy.tell(trial, TrialState.PRUNED, None)
+        strategy.tell(trial, TrialState.PRUNED, None, {})
     strategy.propose()
     basis = study.trials[-1].user_attrs["proposal"]
     assert (basis["by"], basis["observations"], basis["level"]) == ("model", 4, level)
