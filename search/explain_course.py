@@ -7,9 +7,9 @@ from typing import Any
 
 from search.asha import Asha
 from search.audit import audit
+from search.lock import is_alive
 from search.settle import asha_rules, rungs_of
 from search.study import Study, Trial
-from search.view import is_alive
 from search.words import last_epoch, percent, plural, span
 
 _MOST_VALUES = 16

@@ -1,4 +1,4 @@
-"""One process at a time works on a study: a lock that dies with its holder."""
+"""Who works on a study: one process at a time, with a lock that dies with its holder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from search.study import StudyError
+if TYPE_CHECKING:  # a command that shows a study should answer at once
+    from search.study import Study
 
 
 @contextmanager
@@ -27,6 +29,8 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            from search.study import StudyError
+
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise StudyError(
@@ -36,3 +40,19 @@ def hold(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         yield
+
+
+def is_alive(study: Study) -> bool:
+    """Return whether a driver works on the study, as far as can be told from this machine."""
+    import psutil
+
+    sessions = study.record.sessions()
+    if not sessions or sessions[-1]["ended_at"] is not None:
+        return False
+    last = sessions[-1]
+    if last["host"] != platform.node():
+        return True
+    try:  # another process may have been given the same number since
+        return bool(psutil.Process(last["pid"]).create_time() <= last["started_at"] + 1)
+    except psutil.Error:
+        return False

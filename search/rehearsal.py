@@ -255,9 +255,9 @@ class _Search:
         self.busy_seconds += self.now - trial.since
         if trial.number < len(self._scene.first):
             self.first_seconds += self.now - trial.since
+        self._budget.trial_ended(trial.best, trial=trial.number)
         if not paused:
             self._asha.end(trial.number)
-            self._budget.trial_ended(trial.best)
 
     def _factor(self) -> float:
         return math.exp(self._dice.gauss(0, self._scene.spread))

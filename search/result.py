@@ -8,8 +8,9 @@ from typing import Any
 
 from search.audit import audit_of
 from search.baselines import BASELINES
+from search.lock import is_alive
 from search.study import Study, Trial, best_of
-from search.view import View, is_alive
+from search.view import View
 
 
 def summarise(study: Study) -> dict[str, Any]:

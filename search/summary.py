@@ -12,8 +12,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from search.lock import is_alive
 from search.screen import columns, frame
-from search.view import View, is_alive
+from search.view import View
 from search.words import (
     data_caution,
     describe_network,

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.budget import Budget, Use
+from search.lock import is_alive
 from search.words import data_caution, data_line, last_epoch
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class View:
     """Every trial that was handed out or refused, by number."""
     ended: list[int]
     """The trials that have ended, in order; those refused untrained are not among them."""
+    chances: list[tuple[int, float | None]]
+    """Trial and value of every pause and every end, in order: what the plateau counts."""
     rungs: dict[tuple[int, int], dict[int, Action]]
     """Bracket and rung, in epochs -> trial -> what was decided on it there last."""
     paused: set[int]
@@ -82,7 +84,8 @@ class View:
         trials = {t.number: t for t in study.trials()}
         attempts = [a for a in record.attempts() if a["trial"] in trials]
         tried = {a["trial"] for a in attempts if trials[a["trial"]].outcome != "running"}
-        ended = [e.trial for e in record.events() if e.kind == "ended" and e.trial in tried]
+        events = record.events()
+        ended = [e.trial for e in events if e.kind == "ended" and e.trial in tried]
         alive = study.state == "searching" and is_alive(study)
         seen = {(row.trial, row.attempt): row.at for t in trials.values() for row in t.epochs}
         begun: dict[int, float] = {}
@@ -94,10 +97,21 @@ class View:
             else:  # one that a killed driver left open was seen last at its last epoch
                 held += (end or seen.get((trial, row["attempt"]), at)) - at
         rungs, paused = _decided(study)
+        chances = {
+            row["event"]: (row["trial"], row["value"])
+            for row in record.decisions()
+            if row["action"] == "pause"
+        }
+        chances |= {
+            e.id: (e.trial, _worth(trials[e.trial]))
+            for e in events
+            if e.kind == "ended" and e.trial in trials
+        }
         return cls(
             study=study,
             trials=trials,
             ended=ended,
+            chances=[chance for _, chance in sorted(chances.items())],
             rungs=rungs,
             paused={n for n in paused if trials[n].outcome == "running" and n not in begun},
             slots=[*sorted(begun)],
@@ -148,6 +162,7 @@ class View:
             return
         self.rungs.setdefault((decision.bracket, decision.rung), {})[number] = decision.action
         if decision.action == "pause":
+            self.chances.append((number, decision.value))
             self.paused.add(number)
             self._free(number, at)
 
@@ -155,6 +170,7 @@ class View:
         """End a trial at Unix time `at` and free its slot."""
         self.trials[number] = replace(self.trials[number], outcome=outcome, reason=reason)
         self.ended.append(number)
+        self.chances.append((number, _worth(self.trials[number])))
         self.paused.discard(number)
         self._free(number, at)
         if self.study.config.budget.regret_bound is not None:
@@ -177,8 +193,8 @@ class View:
         budget.device_seconds(self.held)
         for number, at in self.begun.items():
             budget.attempt_begun(number, seconds - max(0.0, now - at))
-        for trial in map(self.trials.__getitem__, self.ended):
-            budget.trial_ended(trial.value if trial.outcome in ("complete", "pruned") else None)
+        for number, value in self.chances:
+            budget.trial_ended(value, trial=number)
         for bound in self.bounds:
             budget.regret(bound)
         return budget.uses(seconds)
@@ -244,20 +260,8 @@ class View:
         return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
 
-def is_alive(study: Study) -> bool:
-    """Return whether a driver works on the study, as far as can be told from this machine."""
-    import psutil
-
-    sessions = study.record.sessions()
-    if not sessions or sessions[-1]["ended_at"] is not None:
-        return False
-    last = sessions[-1]
-    if last["host"] != platform.node():
-        return True
-    try:  # another process may have been given the same number since
-        return bool(psutil.Process(last["pid"]).create_time() <= last["started_at"] + 1)
-    except psutil.Error:
-        return False
+def _worth(trial: Trial) -> float | None:
+    return trial.value if trial.outcome in ("complete", "pruned") else None
 
 
 def _decided(study: Study) -> tuple[dict[tuple[int, int], dict[int, Action]], set[int]]:

@@ -275,6 +275,24 @@ def test_audited_trials_are_told_apart_and_counted_at_no_later_rung(
     assert re.search(r"1 epoch +6 +1 +0 +5 ", text), text
 
 
+def test_a_pause_counts_towards_the_plateau_as_the_driver_counts_it(
+    make_study: MakeStudy, play: Callable[..., Driver]
+) -> None:
+    asha = {"form": "promotion", "reduction_factor": 2, "min_competitors": 1}
+    study = make_study(asha=asha, max_epochs=4, budget={"trials": 20, "plateau_trials": 15})
+    study.note("data", FACTS)
+    screen = Screen(study, console=make_console(terminal=False), verbosity="quiet")
+    curves = {n: [0.5 - n / 100] * 4 for n in range(5)}
+    with screen:
+        driver = play(study, curves, screen, slots=1)
+        assert screen._view.paused
+        for view in (screen._view, View.of(study)):
+            (shown,) = (use for use in view.budget(0.0) if use.limit == "plateau_trials")
+            (counted,) = (use for use in driver._budget.uses(0.0) if use.limit == "plateau_trials")
+            assert shown == counted
+    assert counted.text == "4 of 15 trials without a better one"
+
+
 def test_every_limit_has_a_bar_in_the_search_and_in_the_record(
     make_study: MakeStudy, shape: ImageShape, make_epoch: MakeEpoch, monkeypatch: Any
 ) -> None:
