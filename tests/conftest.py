@@ -1,19 +1,24 @@
-"""Fixtures that several tests of the search share: a small study, and epochs without training."""
+"""Fixtures that several tests share: a small study, its driver, and epochs without training."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from data.images import ImageShape
 from model.train import EpochMetrics
+from search.assignment import Assignment, Observer
 from search.config import StudyConfig
+from search.ladder import Decision
 from search.settle import settle
 from search.study import Study, create
+
+if TYPE_CHECKING:
+    from search.driver import Driver
 
 SMALL: dict[str, Any] = {
     "study": "small",
@@ -37,6 +42,17 @@ def _denormal_numbers() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep small tensors off a pool of threads that would wait for busy cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +104,92 @@ def make_epoch() -> Callable[..., EpochMetrics]:
         return EpochMetrics(**(values | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_driver(shape: ImageShape) -> Callable[..., Driver]:
+    """Return a function that makes a study's driver, of one slot unless it is told."""
+    # SciPy comes with it: tests of other things do not wait for that.
+    from search.driver import Driver
+
+    return lambda study, slots=1, **more: Driver(study, shape=shape, slots=slots, **more)
+
+
+@pytest.fixture(scope="session")
+def hand_out() -> Callable[[Driver], Assignment]:
+    """Return a function that takes a driver's next trial; there must be one."""
+
+    def take_next(driver: Driver) -> Assignment:
+        assignment = driver.next()
+        assert assignment is not None
+        return assignment
+
+    return take_next
+
+
+@pytest.fixture
+def start_search(
+    make_study: Callable[..., Study],
+    make_driver: Callable[..., Driver],
+    hand_out: Callable[[Driver], Assignment],
+) -> Callable[..., tuple[Study, Driver]]:
+    """Return a function that makes a study and its driver, and hands out the first trials.
+
+    It hands out one for every slot unless it is told how many. Arguments that it does not name are
+    those of `make_study`.
+    """
+
+    def start(
+        slots: int = 1,
+        handed_out: int | None = None,
+        observers: Sequence[Observer] = (),
+        **changes: Any,
+    ) -> tuple[Study, Driver]:
+        study = make_study(**changes)
+        driver = make_driver(study, slots=slots, observers=observers)
+        for _ in range(slots if handed_out is None else handed_out):
+            hand_out(driver)
+        return study, driver
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def train(
+    make_epoch: Callable[..., EpochMetrics],
+) -> Callable[[Driver, int, dict[int, float]], list[str]]:
+    """Return a function that tells a driver of a trial's epochs: the accuracy of each, by number.
+
+    It returns what the driver answers to each: "continue" or "stop".
+    """
+
+    def tell(driver: Driver, trial: int, accuracies: dict[int, float]) -> list[str]:
+        return [
+            driver.on_epoch(trial, make_epoch(epoch, accuracy)).action
+            for epoch, accuracy in accuracies.items()
+        ]
+
+    return tell
+
+
+@pytest.fixture
+def heard() -> list[tuple[Any, ...]]:
+    """Return the list of all that `listener` was told."""
+    return []
+
+
+@pytest.fixture
+def listener(heard: list[tuple[Any, ...]]) -> Observer:
+    """Return an observer of a search that writes down what it is told."""
+
+    class Listener:
+        def started(self, assignment: Assignment, origin: str) -> None:
+            heard.append(("started", assignment.trial, assignment.attempt, origin))
+
+        def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
+            heard.append(("epoch", trial, metrics.epoch, decision and decision.action))
+
+        def ended(self, trial: int, outcome: str, reason: str) -> None:
+            heard.append(("ended", trial, outcome))
+
+    return Listener()

@@ -26,10 +26,9 @@ def _ended(budget: Budget, *values: float | None) -> str:
 
 def test_a_number_of_trials_ends_new_trials_but_not_those_in_flight() -> None:
     budget = _budget(trials=2)
-    budget.trial_begun()
-    assert budget.spent(0.0) == ""
-    budget.trial_begun()
-    assert budget.spent(0.0) == "2 trials"
+    for reason in ("", "2 trials"):
+        budget.trial_begun()
+        assert budget.spent(0.0) == reason
     assert budget.exhausted(1e9) == ""
 
 

@@ -1,6 +1,5 @@
 """The network is what its configuration says, and its cost is known before it is built."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from model.cnn import CNN, check_fits, network_cost, pixel_statistics
 from model.config import NetworkConfig
 from model.dropout import Dropout
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FASHION = ImageShape(channels=1, height=28, width=28, num_classes=10)
 COLOUR = ImageShape(channels=3, height=26, width=33, num_classes=4)
 
@@ -22,15 +23,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"filters": (6,), "batch_norm": False, "pooling": "avg", "block_dropouts": (0.3,)},
     {"filters": (6, 6), "batch_norm": False, "convs_per_block": 2, "residual": True},
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep small tensors off a pool of threads that would wait for busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def build(config: NetworkConfig, shape: ImageShape = FASHION) -> CNN:

@@ -1,7 +1,6 @@
 """Training learns, repeats bit for bit, and goes on from a checkpoint as if never stopped."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,9 @@ from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.schedule import build_optimizer, learning_rate
 from model.train import EpochMetrics, Training, fit, resolve_precision
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = ImageShape(channels=1, height=12, width=12, num_classes=3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep small tensors off a pool of threads that would wait for busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def images(num_images: int, seed: int = 0) -> tuple[Tensor, Tensor]:
