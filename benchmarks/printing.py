@@ -31,7 +31,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 def _regrets(title: str, methods: dict[str, Any]) -> Table:
     table = _table(title)
     table.caption = "regret: mean +- standard error; to: median cost in full trainings of the seeds"
-    table.caption += " and the share that got there; again: nearest row was taken"
+    table.caption += " and the share that got there; spent: in all, less where every row was run;"
+    table.caption += " again: nearest row was taken"
     first = _first(methods)
     marks, targets = list(first["regret_mean"]), first["to_target"]
     for mark in marks:
@@ -40,13 +41,14 @@ def _regrets(title: str, methods: dict[str, Any]) -> Table:
         value = f"to {found['value']:.5g}"
         name = target if target.startswith("top") else ""
         table.add_column(f"{name}\n{value}", justify="right")
-    for heading in ("\ntrials", "\nagain", "ask p95\nms"):
+    for heading in ("\nspent", "\ntrials", "\nagain", "ask p95\nms"):
         table.add_column(heading, justify="right")
     for method, of_method in methods.items():
         table.add_row(
             method,
             *(_plus_minus(of_method, mark) for mark in marks),
             *(_cost(of_method["to_target"][target]) for target in targets),
+            f"{of_method['spent']:.0f}",
             f"{of_method['trials']:.0f}",
             f"{of_method['duplicates']:.0%}",
             f"{of_method['ask_p95_ms']:.1f}",

@@ -80,6 +80,7 @@ def summarise(
     return found | {
         "to_target": {name: _to_target(table, courses, at, budget) for name, at in targets.items()},
         "seeds": len(courses),
+        "spent": float(np.mean([course.total for course in courses])),
         "trials": float(np.mean([course.trials for course in courses])),
         "duplicates": float(np.mean([course.duplicates for course in courses])),
         "ask_seconds_share": float(np.mean([course.thinking for course in courses])),

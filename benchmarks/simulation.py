@@ -26,6 +26,8 @@ class Course:
     """(k,) in full trainings: when the configuration to return changed."""
     finals: NDArray[np.float64]
     """(k,) what it would reach after its last epoch; NaN where it diverges before."""
+    total: float
+    """Full trainings spent in all: less than the budget where no row was left to run."""
     trials: int
     duplicates: float
     """The share of suggestions whose nearest row had been run already."""
@@ -82,6 +84,7 @@ class _Simulation:
         return Course(
             spent=course[:, 0] / self._table.full_seconds,
             finals=course[:, 1],
+            total=self._seconds / self._table.full_seconds,
             trials=len(self._trials),
             duplicates=self._duplicates / len(self._trials) if self._trials else 0.0,
             ask_seconds=np.array(self._ask_seconds),

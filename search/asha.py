@@ -19,6 +19,8 @@ from search.seeds import derive_seed
 from search.words import plural
 
 Form = Literal["stopping", "promotion"]
+LAST_STRETCH = "this one does too: no new trial could come to its end"
+"""How the reason of a promotion ends that the end of the budget gives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +147,25 @@ class Asha:
                 if decision is not None:
                     return decision
         return None
+
+    def next_to_finish(self) -> Decision | None:
+        """Choose the paused trial that is worth most when nothing new can come to its end.
+
+        Of those that wait at the highest rung, the best; None where none may go on.
+        """
+        waiting = {
+            t: at for t, at in self._paused.items() if self._may_pass(self.bracket_of(t), at)
+        }
+        if not waiting:
+            return None
+        rung = max(waiting.values())
+
+        def value(trial: int) -> float:
+            return self._ladders[self.bracket_of(trial)].rungs[rung][trial]
+
+        trial = min((t for t, at in waiting.items() if at == rung), key=lambda t: (-value(t), t))
+        held = self._ladders[self.bracket_of(trial)].hold(trial, rung)
+        return replace(held, action="promote", reason=f"{held.reason}; {LAST_STRETCH}")
 
     def promote(self, trial: int) -> None:
         """Let a paused trial go on."""

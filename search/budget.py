@@ -141,6 +141,17 @@ class Budget:
             return f"{_number(limits.device_hours)} device-hours"
         return ""
 
+    def is_last_stretch(self, seconds: float, *, epochs: int) -> bool:
+        """Return whether fewer than `epochs` are left before all is `exhausted`.
+
+        Of time, as many are left as it was enough for so far. The last stretch is a quarter of the
+        search at most: a short one is not to be all end.
+        """
+        whole = ("epochs", "seconds", "device_hours")
+        used = max((use.share for use in self.uses(seconds) if use.limit in whole), default=0.0)
+        total = self._epochs / used if used else math.inf
+        return total - self._epochs < min(epochs, total / 4)
+
     def device_hours(self, seconds: float) -> float:
         """Return the hours of CPU cores, or of GPUs, that trials have been given."""
         lasting = sum(seconds - begun for begun in self._open.values())

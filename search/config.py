@@ -93,7 +93,8 @@ class AshaSection(Section):
     """PASHA: train on to `max_epochs` only while rankings still change (form promotion)."""
     audit_share: float | Auto = "auto"
     """Share of the trials to be stopped that run on, to measure what stopping costs; `auto`: 0.05
-    where at least 200 trials are expected, else 0."""
+    where at least 200 trials are expected, or less where that would take more than a tenth of the
+    epochs; else 0."""
 
     @field_validator("audit_share")
     @classmethod
@@ -106,6 +107,9 @@ class AshaSection(Section):
     def _forms_agree(self) -> AshaSection:
         if self.grow and self.form != "promotion":
             raise ValueError("grow needs form: promotion")
+        if self.grow and self.audit_share not in ("auto", 0.0):
+            # Who would have been promoted later is not known where the longest training grows.
+            raise ValueError("grow and audit_share exclude each other; leave one of them out")
         return self
 
 

@@ -90,6 +90,7 @@ class Driver:
         for trial, end in past.untold:
             plan = study.trial(trial)
             self._ledger.end(trial, end.state, plan.value, end.facts(plan.refusal))
+        self._bound_regret()  # due where the driver died before it was noted
         for trial, end in past.unsettled:
             self._end(trial, end)
 
@@ -134,7 +135,9 @@ class Driver:
             return None
         if self._in_flight:
             return self._hand_out(self._in_flight.pop(0))
-        if promotion := self._strategy.next_promotion():
+        epochs = self._slots * self._study.config.max_epochs
+        last_stretch = self._budget.is_last_stretch(self.seconds, epochs=epochs)
+        if promotion := self._strategy.next_promotion(last_stretch=last_stretch):
             self._strategy.promote(promotion.trial)
             self._study.record.add_event("promoted", promotion.trial, decision=promotion)
             return self._hand_out(promotion.trial)
@@ -268,13 +271,16 @@ class Driver:
         facts = end.facts(plan.refusal)
         self._ledger.end(trial, end.state, plan.value, facts)
         self._strategy.tell(trial, end.state, plan.value, facts)
-        limit = self._study.config.budget.regret_bound
-        if limit and end.outcome == "complete" and (bound := self._regret.update()) is not None:
-            self._budget.regret(bound)
+        if end.outcome == "complete":
+            self._bound_regret()
         if trial in self._announced:
             self._announced.remove(trial)
             for observer in self._observers:
                 observer.ended(trial, end.outcome, end.reason)
+
+    def _bound_regret(self) -> None:
+        if self._study.config.budget.regret_bound and (bound := self._regret.update()) is not None:
+            self._budget.regret(bound)
 
     def _spent(self) -> str:
         if reason := self._budget.exhausted(self.seconds):

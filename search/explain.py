@@ -127,15 +127,8 @@ def _find(study: Study, trials: Sequence[Trial], wanted: str) -> Trial:
 
 
 def _rank(trial: Trial, trials: Sequence[Trial]) -> tuple[int | None, int]:
-    # The order of `best_of`: running trials may still be beaten, infeasible ones do not count.
-    left = [t for t in trials if t.value is not None and t.outcome in ("complete", "pruned")]
-    total, rank = len(left), 1
-    if all(trial.number != other.number for other in left):
-        return None, total
-    while (best := best_of(left)) is not None and best.number != trial.number:
-        left.remove(best)
-        rank += 1
-    return rank, total
+    merits = sorted(t.merit for t in trials if t.can_win)
+    return merits.index(trial.merit) + 1 if trial.can_win else None, len(merits)
 
 
 def _result(study: Study, trial: Trial, trials: Sequence[Trial]) -> str:
@@ -146,17 +139,14 @@ def _result(study: Study, trial: Trial, trials: Sequence[Trial]) -> str:
     text += f" of {plural(study.config.max_epochs, 'epoch')}. "
     rank, of = _rank(trial, trials)
     if rank is None:
-        rises = "is running and may still rise"
-        text += "Not ranked: it "
-        text += rises if trial.outcome == "running" else f"is {trial.outcome} and cannot win"
-        text += "."
+        text += f"Not ranked: it is {trial.outcome} and cannot win."
     elif of == 1:
-        text += "No other trial has ended with a value."
+        text += "No other trial has a value."
     elif rank == 1:
-        text += f"It is the best of {of} trials that ended with a value."
+        text += f"It is the best of {of} trials with a value."
     else:
         assert best is not None and best.value is not None
-        text += f"Rank {rank} of {of} trials that ended with a value"
+        text += f"Rank {rank} of {of} trials with a value"
         text += f", {100 * (best.value - trial.value):.2f} points behind {best.name}."
     return text
 

@@ -32,8 +32,8 @@ def why_proposed(study: Study, trial: Trial) -> list[str]:
     if origin.startswith("replicate of trial "):
         twin = trial_name(int(origin.rpartition(" ")[2]))
         lines.append(
-            f"Nothing new was left to try: it is {twin}'s configuration again, with a seed of its"
-            " own."
+            f"Hardly anything new is left to try: it is {twin}'s configuration again, with a seed"
+            " of its own."
         )
     elif origin == "sampler, at random":
         lines.append(

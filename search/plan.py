@@ -26,6 +26,7 @@ from model.train import resolve_precision
 from search.config import StudyConfig
 from search.dataset import StudyImages, settle_source
 from search.draws import Draws, draw_configurations
+from search.environment import describe_environment
 from search.forecast import (
     Forecast,
     Interval,
@@ -44,7 +45,6 @@ from search.progress import download_progress
 from search.rehearsal import Scene, overheads_here, rehearse_often
 from search.settle import asha_rules, settle
 from search.slots import CHECKOUT, Slots, available_cpus, pick_device, plan_slots
-from search.study import describe_environment
 from search.words import span
 
 _DRAWS = 500  # to know the space by

@@ -214,7 +214,10 @@ class _Search:
     def _next(self) -> _Trial | None:
         if self._budget.exhausted(self.now):
             return None
-        if (promotion := self._asha.next_promotion()) is not None:
+        epochs = self._scene.slots * self._scene.config.max_epochs
+        ending = self._budget.is_last_stretch(self.now, epochs=epochs)
+        promotion = self._asha.next_to_finish() if ending else self._asha.next_promotion()
+        if promotion is not None:
             self._asha.promote(promotion.trial)
             return self.trials[promotion.trial]
         if self._budget.spent(self.now):

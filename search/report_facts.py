@@ -165,12 +165,7 @@ def _verdict(rows: Sequence[Mapping[str, Any]], comparable: bool) -> str:
 
 
 def _in_order(trials: Sequence[Trial]) -> list[Trial]:
-    # The order of `best_of`; trials that it cannot choose (running, infeasible) come after.
-    def key(trial: Trial) -> tuple[bool, float, int, int]:
-        feasible = trial.outcome in ("complete", "pruned")
-        return (not feasible, -(trial.value or 0.0), trial.parameters or 0, trial.number)
-
-    return sorted(trials, key=key)
+    return sorted(trials, key=lambda trial: (not trial.can_win, trial.merit))
 
 
 def _ranked(dimensions: Sequence[Axis], shares: Mapping[str, float]) -> list[Axis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -85,7 +86,8 @@ def restore(study: Study, strategy: Strategy, budget: Budget, ledger: Ledger) ->
     """
     trials = study.trials()
     _complete_events(study, trials)
-    ended = _replay(study, trials, strategy, budget)
+    made = study.optuna.get_trials()
+    ended = _replay(study, trials, made, strategy, budget)
     for attempt in study.record.attempts():
         if attempt["ended_at"] is not None:
             budget.device_seconds(attempt["ended_at"] - attempt["started_at"])
@@ -99,7 +101,7 @@ def restore(study: Study, strategy: Strategy, budget: Budget, ledger: Ledger) ->
     for trial in trials:
         if trial.outcome != "running":
             continue
-        _complete_values(study, trial, ledger)
+        _complete_values(trial, made[trial.number].intermediate_values, ledger)
         if trial.number in ended:
             continue
         end = None
@@ -139,8 +141,7 @@ def _complete_events(study: Study, trials: list[Trial]) -> None:
             study.record.add_event("proposed", trial.number)
 
 
-def _complete_values(study: Study, trial: Trial, ledger: Ledger) -> None:
-    told = study.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values
+def _complete_values(trial: Trial, told: Mapping[int, float], ledger: Ledger) -> None:
     for row in trial.epochs:
         value = score(row)
         if value is not None and told.get(row.epoch) != value:
@@ -148,9 +149,12 @@ def _complete_values(study: Study, trial: Trial, ledger: Ledger) -> None:
 
 
 def _replay(
-    study: Study, trials: list[Trial], strategy: Strategy, budget: Budget
+    study: Study,
+    trials: Sequence[Trial],
+    made: Sequence[FrozenTrial],
+    strategy: Strategy,
+    budget: Budget,
 ) -> dict[int, Ending]:
-    made = study.optuna.get_trials()
     ended: dict[int, Ending] = {}
     seen: set[tuple[int, int]] = set()
     for event in study.record.events():

@@ -16,6 +16,7 @@ from model.checkpoint import load_model
 from model.export import export_model
 from search.config import StudyConfig
 from search.dataset import StudyImages, load_images, settle_source
+from search.environment import describe_environment
 from search.look import look_at_test
 from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
@@ -23,7 +24,7 @@ from search.result import build_result, final_metrics
 from search.retrain import retrain, sha256
 from search.settle import settle
 from search.slots import CHECKOUT, plan_slots
-from search.study import Study, StudyError, best_of, create, describe_environment, write_json
+from search.study import Study, StudyError, best_of, create, write_json
 from search.tensorboard import Board, Curves
 from search.tuner import run_search
 from search.words import data_caution

@@ -127,7 +127,7 @@ class Proposer:
             if not realised.refusal and (twin is None or given.values):
                 break
         if not realised.refusal and twin is not None and given.origin == "sampler":
-            # Nothing new is left to try: the same configuration again, with a seed of its own.
+            # Hardly anything new is left: the same configuration again, with a seed of its own.
             notes["origin"] = f"replicate of trial {twin}"
         if given.origin != "sampler":
             notes[BASIS] = {"by": "point"}

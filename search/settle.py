@@ -6,6 +6,8 @@ when it goes on elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from search.asha import AshaRules
 from search.config import AshaSection, SamplerSection, StudyConfig
 from search.ladder import rung_epochs
@@ -16,7 +18,8 @@ _GRACE = 25
 prefer: see benchmarks/README.md."""
 _LONG_STUDY = 200
 """Trials from which a share of the stopped ones is audited."""
-_AUDIT_SHARE = 0.05
+_AUDIT_SHARE, _AUDIT_EPOCHS = 0.05, 0.1
+"""Of the trials that would be stopped at their first rung, and of all epochs: at most."""
 
 
 def settle(config: StudyConfig, *, slots: int) -> StudyConfig:
@@ -31,11 +34,16 @@ def expected_trials(config: StudyConfig) -> float | None:
     if config.budget.trials is not None:
         return float(config.budget.trials)
     if config.budget.epochs is not None:
-        # Every rung costs about as much as the first one: fewer trials get there, for longer.
         grace = max(1, round(config.max_epochs / _GRACE))
         rungs = rung_epochs(grace_epochs=grace, reduction_factor=_ETA, max_epochs=config.max_epochs)
-        return config.budget.epochs / min(grace * (len(rungs) + 1), config.max_epochs)
+        return config.budget.epochs / min(_cost(grace, rungs), config.max_epochs)
     return None
+
+
+def _cost(grace: int, rungs: Sequence[int]) -> int:
+    """Return about how many epochs a trial takes, the early ends and the late ones together."""
+    # Every rung costs about as much as the first one: fewer trials get there, for longer.
+    return grace * (len(rungs) + 1)
 
 
 def asha_rules(config: StudyConfig) -> AshaRules:
@@ -76,7 +84,10 @@ def _settle_asha(config: StudyConfig) -> AshaSection:
     share = section.audit_share
     if share == "auto":
         is_long = trials is not None and trials >= _LONG_STUDY
-        share = _AUDIT_SHARE if is_long and section.enabled else 0.0
+        rungs = rung_epochs(grace_epochs=grace, reduction_factor=eta, max_epochs=epochs)
+        audits = is_long and section.enabled and not section.grow and bool(rungs)
+        affordable = round(_AUDIT_EPOCHS * _cost(grace, rungs) / epochs, 3)
+        share = min(_AUDIT_SHARE, affordable) if audits else 0.0
     changes = {"reduction_factor": eta, "grace_epochs": grace, "audit_share": share}
     return section.model_copy(update=changes)
 

@@ -77,9 +77,12 @@ class Strategy:
         """Take over a trial that was proposed before, as it was made."""
         self._ledger.add(template)
 
-    def next_promotion(self) -> Decision | None:
-        """Choose the paused trial that may go on now, or None."""
-        return self._asha.next_promotion()
+    def next_promotion(self, *, last_stretch: bool = False) -> Decision | None:
+        """Choose the paused trial that may go on now, or None.
+
+        In the `last_stretch` no new trial could come to its end: then the best one goes on.
+        """
+        return self._asha.next_to_finish() if last_stretch else self._asha.next_promotion()
 
     def promote(self, trial: int) -> None:
         """Let a paused trial go on."""

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 from search.record import EpochRow, Record
-from search.slots import available_cpus
 
 State = Literal[
     "created", "searching", "stopped", "searched", "retraining", "retrained", "finished"
@@ -67,6 +63,20 @@ class Trial:
     def name(self) -> str:
         """Return the name in tables and on disk: t0007."""
         return trial_name(self.number)
+
+    @property
+    def can_win(self) -> bool:
+        """Whether it may be chosen: it has a value, and neither failed nor diverged."""
+        return self.value is not None and self.outcome in ("complete", "pruned", "running")
+
+    @property
+    def merit(self) -> tuple[float, int, int]:
+        """Return what trials are sorted by, the best first.
+
+        By the highest validation accuracy of any epoch; ties go to the smaller network, then to the
+        earlier trial.
+        """
+        return -(self.value or 0.0), self.parameters or 0, self.number
 
     @property
     def best_epoch(self) -> int | None:
@@ -209,29 +219,11 @@ def trial_name(number: int) -> str:
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """Return the best trial: the highest validation accuracy at any epoch of any feasible trial.
+    """Return the best trial by merit of those that can win: the one definition of "best".
 
-    The one definition of "best". Ties go to the smaller network, then to the earlier trial.
+    A trial that runs or waits counts by what it has shown.
     """
-    scored = [t for t in trials if t.value is not None and t.outcome in ("complete", "pruned")]
-    return min(scored, key=lambda t: (-(t.value or 0.0), t.parameters or 0, t.number), default=None)
-
-
-def describe_environment(checkout: Path) -> dict[str, str]:
-    """Return versions, hardware and the git commit: the conditions of every number."""
-    packages = ("torch", "ray", "optuna", "numpy", "scipy", "tensorboard")
-    facts = {"python": platform.python_version()}
-    facts |= {name: metadata.version(name) for name in packages}
-    facts["system"] = f"{platform.system()} {platform.release()}"
-    facts["processor"] = _processor()
-    facts["cpus"] = str(available_cpus())
-    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
-    try:
-        answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
-        facts["commit"] = answer.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        facts["commit"] = "unknown"  # not a git checkout
-    return facts
+    return min((t for t in trials if t.can_win), key=lambda t: t.merit, default=None)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -278,13 +270,3 @@ def _engine_of(study: optuna.Study) -> Any:
     # `load_study` wraps the storage in a cache that keeps the real one in `_backend`.
     storage: Any = study._storage
     return getattr(storage, "_backend", storage).engine
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()

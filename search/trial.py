@@ -82,8 +82,11 @@ class TrialWorker(tune.Trainable):
             if self._epochs is None:
                 self._epochs = self._start()
             metrics = next(self._epochs)
-            if math.isfinite(metrics.train_loss):
-                save_checkpoint(self._training, self._checkpoint, asdict(metrics))
+            if metrics.epoch > len(self._trained):
+                self._trained.append(asdict(metrics))
+                if math.isfinite(metrics.train_loss):
+                    written = {"epochs": self._trained}
+                    save_checkpoint(self._training, self._checkpoint, written)
             report[METRICS] = asdict(metrics)
             report[REMARK] = self._remark
         except Exception:  # a bug in one configuration must not end the study
@@ -100,14 +103,15 @@ class TrialWorker(tune.Trainable):
 
     def _start(self) -> Iterator[EpochMetrics]:
         configuration = Configuration.from_dict(self._config["configuration"])
-        self._training, written = self._resume(configuration)
+        self._training, self._trained = self._resume(configuration)
+        # Those that a worker before this one wrote into the checkpoint, and the record has not: it
+        # died before it reported them, or the machine lost power before they were on its disk.
+        unrecorded = self._trained[int(self._config["from_epoch"]) :]
         epochs = fit(self._training, self._train, self._validation)
-        if self._training.epoch > int(self._config["from_epoch"]):
-            # The worker before this one died between writing the checkpoint and reporting it.
-            return chain([EpochMetrics(**written)], epochs)
-        return epochs
+        return chain((EpochMetrics(**metrics) for metrics in unrecorded), epochs)
 
-    def _resume(self, configuration: Configuration) -> tuple[Training, dict[str, Any]]:
+    def _resume(self, configuration: Configuration) -> tuple[Training, list[dict[str, Any]]]:
+        """Return the training where it was left, and the metrics of every epoch by then."""
         if self._checkpoint.exists():
             try:
                 training, written = load_checkpoint(self._checkpoint, self._device)
@@ -115,7 +119,7 @@ class TrialWorker(tune.Trainable):
                 self._remark = str(error)
             else:
                 if training.configuration == configuration:
-                    return training, written
+                    return training, list(written["epochs"])
                 self._remark = f"{self._checkpoint} is of another configuration"
         elif int(self._config["from_epoch"]) > 0:
             self._remark = f"{self._checkpoint} is gone"
@@ -130,4 +134,4 @@ class TrialWorker(tune.Trainable):
             seed=int(self._config["seed"]),
             device=self._device,
         )
-        return training, {}
+        return training, []

@@ -16,6 +16,8 @@ import optuna
 from optuna.trial import TrialState
 
 from data.images import ImageShape
+from search.asha import LAST_STRETCH
+from search.environment import describe_environment
 from search.feasible import given_trials, realiser
 from search.fidelity_sampler import BASIS, DIVERGED
 from search.ladder import Decision
@@ -23,7 +25,7 @@ from search.record import EventRow
 from search.restore import Ending, ending, score
 from search.slots import CHECKOUT
 from search.strategy import Strategy
-from search.study import Outcome, Study, StudyError, describe_environment, trial_name
+from search.study import Outcome, Study, StudyError, trial_name
 from search.verdict import Difference, Verification, compared, differing
 
 _PROPOSED = ("origin", "configuration", "key", "parameters", "multiply_adds", "refusal", BASIS)
@@ -153,7 +155,11 @@ class _Walk:
         self._result.proposals += 1
 
     def _promoted(self, event: EventRow) -> Iterator[Difference]:
-        yield from self._decided(event, "the promotion", self._strategy.next_promotion())
+        rows = self._decisions.get(event.id, [])
+        # That the budget's end is near depends on clocks: it is told, not derived.
+        last_stretch = any(row["reason"].endswith(LAST_STRETCH) for row in rows)
+        promotion = self._strategy.next_promotion(last_stretch=last_stretch)
+        yield from self._decided(event, "the promotion", promotion)
         self._strategy.promote(event.trial)
 
     def _epoch(self, event: EventRow) -> Iterator[Difference]:

@@ -175,6 +175,14 @@ def test_what_cannot_be_told_yet_is_none(make_config: MakeConfig) -> None:
     assert found.advice.text.startswith("Too few audited trials to tell (0)")
 
 
+def test_without_another_trial_with_a_value_there_is_no_regret(make_config: MakeConfig) -> None:
+    config = make_config(max_epochs=3, asha=AUDITING)
+    trials = [trial(0, "infeasible", [None]), trial(1, "complete", [0.4, 0.5, 0.6])]
+    found = audit_of(config, trials, [decided(1, "audit")])
+    assert found is not None and found.best_of_others is None
+    assert (found.regret, found.regret_ci95) == (None, None)
+
+
 def test_the_value_at_a_rung_is_the_best_by_then_and_none_before_it() -> None:
     some = trial(0, "pruned", [0.5, 0.7, 0.6])
     assert [value_at(some, epochs) for epochs in (1, 2, 3, 4)] == [0.5, 0.7, 0.7, None]

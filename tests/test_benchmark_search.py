@@ -126,6 +126,12 @@ def test_the_run_ends_when_the_budget_is_spent(tmp_path: Path) -> None:
     assert method.reports[-1] == (1, 2, 50.0)
 
 
+def test_what_was_spent_is_less_than_the_budget_where_no_row_is_left(tmp_path: Path) -> None:
+    table = load_table(_table(tmp_path))
+    assert simulate(table, _scripted(), workers=2, budget=100).total == pytest.approx(10 / 3)
+    assert simulate(table, _scripted(), workers=2, budget=7 / 3).total == pytest.approx(7 / 3)
+
+
 @pytest.mark.parametrize("direction", ["max", "min"])
 def test_regret_is_that_of_the_configuration_to_return(tmp_path: Path, direction: str) -> None:
     metric = _arrays()["metric"]
@@ -227,6 +233,7 @@ def _course(spent: list[float], finals: list[float]) -> Course:
     return Course(
         spent=np.array(spent),
         finals=np.array(finals),
+        total=spent[-1],
         trials=1,
         duplicates=0.0,
         ask_seconds=np.array([0.001]),

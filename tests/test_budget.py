@@ -53,6 +53,35 @@ def test_wall_seconds_end_everything() -> None:
     assert (budget.spent(270.0), budget.exhausted(270.0)) == ("270 seconds", "270 seconds")
 
 
+def test_the_last_stretch_is_what_is_too_short_for_a_new_trial() -> None:
+    budget = _budget(epochs=100)
+    met = []
+    for epoch in range(100):
+        met += [epoch] if budget.is_last_stretch(0.0, epochs=18) else []
+        budget.epoch()
+    assert met == list(range(83, 100))
+    assert not _budget(trials=3).is_last_stretch(1e6, epochs=18)
+
+
+def test_the_last_stretch_is_a_quarter_of_a_short_search_at_most() -> None:
+    budget = _budget(epochs=20)
+    met = []
+    for epoch in range(20):
+        met += [epoch] if budget.is_last_stretch(0.0, epochs=18) else []
+        budget.epoch()
+    assert met == list(range(16, 20))
+
+
+def test_the_last_stretch_of_a_time_is_told_by_the_pace_so_far() -> None:
+    budget = _budget(seconds=1000)
+    assert not budget.is_last_stretch(999.0, epochs=9)  # nothing is known of its pace
+    for _ in range(40):
+        budget.epoch()
+    # 40 epochs in 400 seconds: 100 in all.
+    assert not budget.is_last_stretch(400.0, epochs=9)
+    assert budget.is_last_stretch(820.0, epochs=9)
+
+
 def test_device_hours_are_those_of_attempts_that_ended_and_of_those_that_last() -> None:
     budget = _budget(share=2.0, device_hours=2)
     budget.device_seconds(600)  # an earlier session

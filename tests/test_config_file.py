@@ -154,6 +154,10 @@ def test_a_wrong_type_is_shown_with_what_is_allowed(
             "`asha.audit_share` is Infinity, but must be a finite number or 'auto'",
         ),
         ("asha: {form: stopping, grow: true}", "asha: grow needs form: promotion"),
+        (
+            "asha: {grow: true, audit_share: 0.1}",
+            "asha: grow and audit_share exclude each other; leave one of them out",
+        ),
         ("asha: {grace_epochs: 10}", "asha.grace_epochs is 10, but must be at most max_epochs (9)"),
         (
             "sampler: {kind: cma}",
@@ -245,7 +249,7 @@ def test_a_budget_that_makes_no_sense_is_refused(
     "added",
     [
         "asha: {form: promotion, grow: true}",
-        "asha: {grow: true, audit_share: 1}",
+        "asha: {grow: true, audit_share: 0}",
         "asha: {form: stopping, audit_share: 0}",
         "asha: {audit_share: 0.25, brackets: 3}",
         "asha: {audit_share: auto, grace_epochs: auto, reduction_factor: auto}",

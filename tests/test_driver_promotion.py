@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from model.train import EpochMetrics
+from search.asha import LAST_STRETCH
 from search.assignment import Assignment, Observer
 from search.driver import Driver
 from search.study import Study, open_study
@@ -120,6 +121,27 @@ def test_waiting_trials_end_with_a_budget_that_is_spent(
         ("pruned", "never promoted: rank 3 of 3 at the rung of 1 epoch"),
         ("pruned", "the budget ended: 3 epochs"),
     ]
+
+
+def test_in_the_last_stretch_the_best_is_trained_to_its_end_before_anything_new(
+    start_search: StartSearch, make_driver: MakeDriver, hand_out: HandOut, train: Train
+) -> None:
+    none_by_value = {"reduction_factor": 4, "min_competitors": 20}
+    study, driver = start_search(handed_out=0, asha=none_by_value, budget={"epochs": 12})
+    for trial in range(9):
+        assert hand_out(driver).trial == trial
+        assert train(driver, trial, {1: 0.5 + trial / 100}) == ["stop"]
+    # Of 12 epochs 3 are left, a quarter and not less: one more may begin.
+    assert hand_out(driver).trial == 9
+    assert train(driver, 9, {1: 0.4}) == ["stop"]
+    assert hand_out(driver).trial == 8
+    # It goes on after a new driver has taken over, and ends with the budget.
+    driver = make_driver(open_study(study.folder))
+    assert hand_out(driver).trial == 8
+    assert train(driver, 8, {2: 0.7, 3: 0.7}) == ["continue", "stop"]
+    assert driver.next() is None
+    promotion = study.record.decisions()[-1]
+    assert promotion["reason"].endswith(LAST_STRETCH)
 
 
 def test_waiting_trials_are_there_after_an_interruption(

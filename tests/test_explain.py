@@ -93,7 +93,7 @@ def test_a_stopped_trial_is_told_from_proposal_to_end(
         r"End +ASHA stopped it: rank 3 of 3 at the rung of 1 epoch; the best 2 go on\.",
     ):
         assert re.search(said, text), f"{said}\n{text}"
-    assert "It is the best of 4 trials that ended with a value" in told(study, "t0000")
+    assert "It is the best of 4 trials with a value" in told(study, "t0000")
     assert "Complete: trained for all 3 epochs." in told(study, "0")
 
 
@@ -194,7 +194,7 @@ def test_length_scales_are_told_by_parameter_the_shortest_first(make_study: Make
         (
             {"space": {"filters": {"choice": [4, 8]}, "learning_rate": 0.1}},
             "2",
-            r"Nothing new was left to try: it is t000[01]'s configuration again, with a seed of it",
+            r"Hardly anything new is left to try: it is t000[01]'s configuration again, with a",
         ),
     ],
 )
@@ -292,7 +292,7 @@ def test_brackets_and_studies_without_rungs_are_told(
     off = make_study("off", asha={"enabled": False}, max_epochs=1, budget={"trials": 1})
     play(off, {0: [0.5]})
     assert "There are none: ASHA is off" in told(off, "0")
-    assert "No other trial has ended with a value" in told(off, "0")
+    assert "No other trial has a value" in told(off, "0")
 
 
 @pytest.mark.parametrize("wanted", ["3", "t0003", "-1", "seventeen", "t"])

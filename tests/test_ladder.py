@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.asha import Asha, AshaRules
+from search.asha import LAST_STRETCH, Asha, AshaRules
 from search.ladder import Decision, Ladder, rung_epochs
 
 
@@ -115,6 +115,22 @@ def test_promotion_is_from_the_highest_rung_down_and_the_best_first() -> None:
     assert (decision.trial, decision.rung, decision.rank, decision.competitors) == (6, 1, 5, 9)
     assert (decision.value, decision.cutoff) == (0.55, 0.55)
     assert decision.reason == "rank 5 of 10 at the rung of 1 epoch; the best 5 go on"
+
+
+def test_in_the_last_stretch_the_best_at_the_highest_rung_goes_on() -> None:
+    asha = _asha(min_competitors=9)
+    assert asha.next_to_finish() is None
+    for trial, value in enumerate([0.5, 0.9, 0.7, 0.7]):
+        assert _arrive(asha, trial, 1, value).action == "pause"
+    assert asha.next_promotion() is None
+    order = []
+    while (decision := asha.next_to_finish()) is not None:
+        assert decision.action == "promote" and decision.reason.endswith(LAST_STRETCH)
+        order.append((decision.trial, decision.rung))
+        asha.promote(decision.trial)
+        if (decision.trial, decision.rung) == (2, 1):  # worse than trial 0, but further
+            assert _arrive(asha, 2, 2, 0.4).action == "pause"
+    assert order == [(1, 1), (2, 1), (2, 2), (3, 1), (0, 1)]
 
 
 def test_of_equal_values_the_earlier_trial_goes_on() -> None:

@@ -306,6 +306,62 @@ def test_epochs_that_were_trained_twice_count_once_after_a_restart(
     assert driver.done
 
 
+def test_a_regret_bound_that_was_due_when_the_driver_died_is_made_up_for(
+    tmp_path: Path,
+    make_config: MakeConfig,
+    make_epoch: MakeEpoch,
+    shape: ImageShape,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = {"trials": 27, "regret_bound": 1e-9}
+    config = make_config(asha={"enabled": False}, max_epochs=1, budget=budget)
+    studies = {
+        name: create(config, tmp_path / name, facts={}, environment={})
+        for name in ("lasting", "killed")
+    }
+    for _ in Workers(make_epoch).work(Driver(studies["lasting"], shape=shape, slots=1)):
+        pass
+
+    def killed(self: Any, key: str, value: Any) -> None:
+        raise Killed
+
+    workers = Workers(make_epoch)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(optuna.Study, "set_user_attr", killed)
+        for _ in workers.work(Driver(studies["killed"], shape=shape, slots=1)):
+            pass
+    assert studies["killed"].noted("regret_bounds") is None
+    study = open_study(tmp_path / "killed")
+    for _ in workers.work(Driver(study, shape=shape, slots=1)):
+        pass
+    bounds = study.noted("regret_bounds")
+    assert list(bounds) == ["20", "25"]
+    assert bounds == studies["lasting"].noted("regret_bounds")
+
+
+def test_a_restart_reads_the_trials_a_few_times_however_many_wait(
+    tmp_path: Path,
+    make_config: MakeConfig,
+    make_epoch: MakeEpoch,
+    shape: ImageShape,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config(asha=PROMOTION | {"min_competitors": 99}, budget={"trials": 12})
+    study = create(config, tmp_path / "waiting", facts={}, environment={})
+    driver = Driver(study, shape=shape, slots=1)
+    for trial in range(11):
+        assert driver.next() is not None
+        driver.on_epoch(trial, make_epoch(1, 0.5))
+    study, reads = open_study(tmp_path / "waiting"), []
+    read = study.optuna.get_trials
+    monkeypatch.setattr(
+        study.optuna, "get_trials", lambda *args, **more: reads.append(1) or read(*args, **more)
+    )
+    driver = Driver(study, shape=shape, slots=1)
+    assert len(driver._strategy.paused) == 11
+    assert len(reads) <= 3
+
+
 TRIALS = int(os.environ.get("RESTORE_TRIALS", "14"))
 """Of each search below. RESTORE_TRIALS=60 is the long form: fifty kills and more, a minute each."""
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -314,6 +370,10 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "brackets": {"asha": {"form": "promotion", "brackets": 2}},
     "growing": {"asha": {"form": "promotion", "grow": True}},
     "tpe": {"sampler": {"kind": "tpe", "startup_trials": 3}},
+    "plateau": {
+        "asha": {"form": "promotion"},
+        "budget": {"trials": TRIALS, "plateau_trials": TRIALS // 2},
+    },
 }
 
 
@@ -323,6 +383,7 @@ KEPT = {
     "brackets": {("pause", 0), ("promote", 0), ("pause", 1)},
     "growing": {("pause", 0), ("promote", 0)},
     "tpe": {("stop", 0)},
+    "plateau": {("pause", 0), ("promote", 0)},
 }
 """Actions, each with its bracket, that the search must hold."""
 

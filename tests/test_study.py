@@ -16,6 +16,7 @@ import pytest
 from model.train import EpochMetrics
 from search import record as record_module
 from search.config import StudyConfig
+from search.environment import describe_environment
 from search.ladder import Decision
 from search.record import EpochRow
 from search.study import (
@@ -26,7 +27,6 @@ from search.study import (
     Trial,
     best_of,
     create,
-    describe_environment,
     open_study,
     trial_name,
     write_json,
@@ -377,12 +377,18 @@ def test_equal_trials_are_settled_by_size_then_by_number() -> None:
     assert best is not None and best.number == 1
 
 
-@pytest.mark.parametrize("outcome", ["infeasible", "failed", "running"])
-def test_only_trials_that_ended_well_can_be_the_best(outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", ["infeasible", "failed"])
+def test_trials_that_diverged_or_failed_cannot_be_the_best(outcome: Outcome) -> None:
     best = best_of([_trial(0, outcome, 0.99), _trial(1, "complete", 0.1)])
     assert best is not None and best.number == 1
     assert best_of([_trial(0, outcome, 0.99), _trial(1, "complete")]) is None
     assert best_of([]) is None
+
+
+def test_a_trial_that_waits_for_promotion_can_be_the_best() -> None:
+    # In the promotion form nearly all of them do, also when the search is interrupted.
+    best = best_of([_trial(0, "running", 0.9), _trial(1, "complete", 0.8), _trial(2, "running")])
+    assert best is not None and best.number == 0
 
 
 def test_a_trial_has_a_folder_named_after_it(make_study: MakeStudy) -> None:

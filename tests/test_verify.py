@@ -23,10 +23,11 @@ from search.assignment import Assignment
 from search.cli import app
 from search.config import StudyConfig
 from search.driver import Driver
+from search.environment import describe_environment
 from search.record import Record
 from search.seeds import derive_seed
 from search.slots import CHECKOUT
-from search.study import Study, StudyError, create, describe_environment, open_study
+from search.study import Study, StudyError, create, open_study
 from search.verify import verify
 
 MakeConfig = Callable[..., StudyConfig]
