@@ -79,8 +79,8 @@ def test_a_stopped_trial_is_told_from_proposal_to_end(
     text = told(study, "2")
     for said in (
         r"t0002 of small - pruned",
-        r"Result +50\.00 % in epoch 1; trained for 1 of 3 epochs\. Rank 4 of 4 trials that ended"
-        r" with a value, 40\.00 points behind t0000\.",
+        r"Result +50\.00 % in epoch 1; trained for 1 of 3 epochs\. Rank 4 of 4 trials with a"
+        r" value, 40\.00 points behind t0000\.",
         r"Proposed +The sampler spreads its first 4 trials evenly over the space, before there is a"
         r" model; this is number 3 of them \(Sobol\)\.",
         r"The proposal took \d+ ms\.",
