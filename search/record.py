@@ -103,7 +103,7 @@ class Record:
         now = time.time()
         row = {"trial": trial, "attempt": attempt, "at": now}
         row |= {name: _finite(number) for name, number in asdict(metrics).items()}
-        epochs, sessions = tables.epochs, tables.sessions
+        epochs = tables.epochs
         with self._engine.begin() as connection:
             same = (epochs.c.trial == trial) & (epochs.c.epoch == metrics.epoch)
             connection.execute(epochs.delete().where(same))
@@ -111,10 +111,7 @@ class Record:
             self._add_event(
                 connection, "epoch", trial, epoch=metrics.epoch, value=value, decision=decision
             )
-            # Only our own session: one that was killed was not seen again.
-            connection.execute(
-                sessions.update().where(sessions.c.id == self._session).values(seen_at=now)
-            )
+            self._see(connection, now)
 
     def start_attempt(self, trial: int, *, from_epoch: int) -> int:
         """Record that a trial was handed to a worker; return the attempt's number from 1."""
@@ -140,11 +137,10 @@ class Record:
         self._update_attempt(trial, attempt, ended_at=time.time(), outcome=outcome, reason=reason)
 
     def close_attempts(self, reason: str) -> None:
-        """End, as stopped, the attempts that a killed driver left open, where last seen."""
-        epochs, attempts = tables.epochs.c, tables.attempts.c
-        mine = (epochs.trial == attempts.trial) & (epochs.attempt == attempts.attempt)
-        last = sa.select(sa.func.max(epochs.at)).where(mine).scalar_subquery()
-        seen = sa.func.coalesce(last, attempts.started_at)
+        """End, as stopped, the attempts that a killed driver left open, where it was last seen."""
+        alive = max((s["seen_at"] for s in self.sessions() if s["id"] != self._session), default=0)
+        started = tables.attempts.c.started_at
+        seen = sa.case((started > alive, started), else_=alive)
         with self._engine.begin() as connection:
             connection.execute(
                 tables.attempts.update()
@@ -184,6 +180,11 @@ class Record:
         assert key is not None
         self._session = int(key[0])
         return self._session
+
+    def see(self) -> None:
+        """Record that the session of this process goes on: what a killed one has spent is known."""
+        with self._engine.begin() as connection:
+            self._see(connection, time.time())
 
     def end_session(self, session: int) -> None:
         """Record that a driver left the study in good order."""
@@ -228,6 +229,11 @@ class Record:
         return float(
             sum(s["seen_at"] - s["started_at"] for s in self.sessions() if s["stage"] == stage)
         )
+
+    def _see(self, connection: sa.Connection, now: float) -> None:
+        # Only our own session: one that was killed was not seen again.
+        mine = tables.sessions.c.id == self._session
+        connection.execute(tables.sessions.update().where(mine).values(seen_at=now))
 
     def _update_attempt(self, trial: int, attempt: int, **values: Any) -> None:
         with self._engine.begin() as connection:

@@ -11,16 +11,22 @@ import os
 import platform
 import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from data.images import LabelledImages
 from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from search.assignment import Observer
 from search.driver import Driver
+from search.record import Record
 from search.slots import plan_slots, worker_environment
 from search.study import Study
 
+_SEEN_SECONDS = 5.0
 _SETTINGS = {
     # Tune's own output, loggers and snapshots: the record and the screen are ours.
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -66,7 +72,8 @@ def run_search(
     logging.getLogger("ray").setLevel(logging.ERROR)
     session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
     study.set_state("searching")
-    with tempfile.TemporaryDirectory(prefix="fashion-search-") as scratch:
+    scratch_folder = tempfile.TemporaryDirectory(prefix="fashion-search-")
+    with scratch_folder as scratch, _seen_alive(study.record):
         try:
             ray.init(
                 address="local",  # never join a cluster that happens to run here
@@ -116,6 +123,25 @@ def run_search(
     if searcher.error is not None:
         raise searcher.error
     return driver
+
+
+@contextmanager
+def _seen_alive(record: Record) -> Iterator[None]:
+    """Record every few seconds that the search goes on: also while Ray starts or an epoch lasts."""
+    over = threading.Event()
+
+    def see() -> None:
+        with suppress(SQLAlchemyError):  # the driver meets it too, and says so
+            while not over.wait(_SEEN_SECONDS):
+                record.see()
+
+    thread = threading.Thread(target=see, name="seen alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _object_store_bytes(*images: LabelledImages) -> int:

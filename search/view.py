@@ -87,15 +87,15 @@ class View:
         events = record.events()
         ended = [e.trial for e in events if e.kind == "ended" and e.trial in tried]
         alive = study.state == "searching" and is_alive(study)
-        seen = {(row.trial, row.attempt): row.at for t in trials.values() for row in t.epochs}
+        seen = session[0]["seen_at"] if session else 0.0
         begun: dict[int, float] = {}
         held = 0.0
         for row in attempts:
             trial, at, end = row["trial"], row["started_at"], row["ended_at"]
             if end is None and alive and trial not in tried:
                 begun[trial] = at
-            else:  # one that a killed driver left open was seen last at its last epoch
-                held += (end or seen.get((trial, row["attempt"]), at)) - at
+            else:  # one that a killed driver left open was seen last when the driver was
+                held += (end or max(seen, at)) - at
         rungs, paused = _decided(study)
         chances = {
             row["event"]: (row["trial"], row["value"])

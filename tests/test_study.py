@@ -291,18 +291,27 @@ def test_attempts_are_numbered_by_trial_and_end_each_with_its_reason(make_study:
 def test_attempts_of_a_killed_driver_end_where_they_were_last_seen(
     make_study: MakeStudy, make_epoch: MakeEpoch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = make_study().record
-    now = 1000.0
+    study = make_study()
+    record, now = study.record, 1000.0
     monkeypatch.setattr(record_module.time, "time", lambda: now)
+    record.start_session("search", host="host", pid=1)
     for trial in (0, 1, 2):
         record.start_attempt(trial, from_epoch=0)
     now = 1060.0
     record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5)
     record.end_attempt(2, 1, outcome="complete", reason="")
+    now = 1075.0  # the driver is there, no trial has come to the end of an epoch
+    record.see()
+    now = 1077.0
+    record.start_attempt(3, from_epoch=0)
     now = 90000.0  # the next day
+    record = open_study(study.folder).record
+    record.start_session("search", host="host", pid=2)
     record.close_attempts("the driver ended before it")
     ends = [(row["outcome"], row["ended_at"]) for row in record.attempts()]
-    assert ends == [("stopped", 1060.0), ("stopped", 1000.0), ("complete", 1060.0)]
+    assert ends[:2] == [("stopped", 1075.0)] * 2
+    assert ends[2:] == [("complete", 1060.0), ("stopped", 1077.0)]
+    assert record.spent_seconds("search") == 75.0
     assert record.attempts()[0]["reason"] == "the driver ended before it"
 
 
