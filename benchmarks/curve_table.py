@@ -131,6 +131,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if path.is_file() and not zipfile.is_zipfile(path):
+            reason = "it is none"  # NumPy takes every such file for a pickle
         raise TableError(f"{path}: cannot be read as an .npz file: {reason}") from error
 
 

@@ -104,8 +104,8 @@ def ours(problem: Problem, workers: int, seed: int) -> Method:
 
 
 def ours_audited(problem: Problem, workers: int, seed: int) -> Method:
-    """Return the defaults of a long study: one stopped trial in twenty runs on."""
-    return Ours(problem, workers, seed, asha={"audit_share": 0.05})
+    """Return the defaults of a long study, the audit too."""
+    return Ours(problem, workers, seed)
 
 
 def ours_stopping(problem: Problem, workers: int, seed: int) -> Method:

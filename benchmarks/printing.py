@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from search.words import plural
+
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """Print a table for each learning-curve table, and those of ranks over all of them."""
@@ -20,7 +22,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         )
         console.print(_regrets(title, methods))
     over = (
-        f"{len(conditions['tables'])} table(s), {conditions['seeds']} seeds, "
+        f"{plural(len(conditions['tables']), 'table')}, {plural(conditions['seeds'], 'seed')}, "
         f"{conditions['workers']} workers"
     )
     console.print(_ranks(f"Mean rank by regret, 1 is best: {over}", ranks, None))

@@ -195,6 +195,11 @@ def _check(options: argparse.Namespace) -> None:
     for stem in stems:
         if stems.count(stem) > 1:
             raise TableError(f"two tables are called {stem}; results go by file name: rename one")
+    for path in (options.json, options.figure):
+        if path is not None and path.is_dir():
+            raise TableError(
+                f"{path} is a folder, but results are written to a file; name one in it"
+            )
     for method in options.methods:
         if options.methods.count(method) > 1:
             raise MethodError(f"method {method} is given twice")

@@ -19,7 +19,7 @@ from search.seeds import derive_seed
 from search.words import plural
 
 Form = Literal["stopping", "promotion"]
-LAST_STRETCH = "this one does too: no new trial could come to its end"
+LAST_STRETCH = "yet it goes on: no new trial could come to its end"
 """How the reason of a promotion ends that the end of the budget gives."""
 
 

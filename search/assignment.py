@@ -44,3 +44,6 @@ class Observer(Protocol):
 
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Note that a trial ended; only trials that started are told of."""
+
+    def stopping(self) -> None:
+        """Note that the search was asked to stop. A signal's handler calls this: take no lock."""

@@ -165,9 +165,9 @@ def why_no_audit(study: Study) -> str:
         return "ASHA is off in this study: no trial is stopped, and there is nothing to audit."
     held = {d["trial"] for d in study.record.decisions() if d["action"] in ("stop", "pause")}
     done = "paused at a rung" if asha.form == "promotion" else "stopped"
-    if asha_rules(study.config).audit_share > 0:
-        count = plural(len(held), "trial")
-        return f"No trial has been drawn for the audit; {count} {done} so far."
+    if (share := asha_rules(study.config).audit_share) > 0:
+        count = f"{plural(len(held), 'trial')} {done}"
+        return f"No trial was drawn for the audit: {count}, each with a chance of {share:.1%}."
     return (
         "The audit was off. Switch it on in another study with --set asha.audit_share=0.05: one in"
         f" twenty of the trials to be {done} then runs on, to measure what stopping costs."

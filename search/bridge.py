@@ -7,7 +7,6 @@ is handed out again (its worker died) is a new trial to Tune.
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import Any
 
@@ -123,8 +122,6 @@ def stop_on_signals(driver: Driver) -> None:
 
     def handle(number: int, _: object) -> None:
         driver.stop(f"{signal.Signals(number).name} received")
-        # Not print: the screen's lock may be held by the very code that was interrupted.
-        os.write(2, b"\nstopping after the current epochs; again to stop at once\n")
         signal.signal(number, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, handle)

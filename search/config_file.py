@@ -122,8 +122,10 @@ def _apply(tree: dict[str, Any], lines: dict[Place, str], override: str) -> None
             raise ConfigError(f"--set {override!r}: `{part}` is a value, not a section")
         place = place.setdefault(part, {}) if inner is not None else _fresh(place, part)
     place[path[-1]] = value
-    for end in range(1, len(path) + 1):
-        lines.setdefault(path[:end], f"--set {override!r}")
+    for end in range(1, len(path)):
+        # Keys of a section may contradict each other: then both places are named.
+        written = lines.get(path[:end])
+        lines[path[:end]] = f"{f'{written} with ' if written else ''}--set {override!r}"
     lines[path] = f"--set {override!r}"
 
 

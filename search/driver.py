@@ -112,6 +112,8 @@ class Driver:
     def stop(self, reason: str) -> None:
         """Hand out no more trials, and stop those in flight at their next epoch."""
         self._stop_reason = reason
+        for observer in self._observers:
+            observer.stopping()
 
     def next(self) -> Assignment | None:
         """Return the next trial to run, or None for none now (see `done`).

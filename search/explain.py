@@ -21,6 +21,7 @@ from search.explain_course import (
     end_lines,
     epoch_lines,
     rung_lines,
+    standing,
 )
 from search.explain_proposal import length_scales, why_proposed
 from search.study import Study, StudyError, Trial, best_of
@@ -73,6 +74,7 @@ def explain(study: Study, wanted: str) -> Explanation:
         "study": study.name,
         "trial": trial.name,
         "outcome": trial.outcome,
+        "standing": standing(study, trial, decisions, attempts),
         "reason": trial.reason,
         "origin": trial.origin,
         "value": trial.value,
@@ -108,7 +110,7 @@ def explanation_page(found: Explanation) -> RenderableType:
         shown = "\n".join(_printable(line) for line in found.detail.splitlines())
         parts += ["", Text("Traceback", style="bold"), Text(shown, style="dim", overflow="fold")]
     title = Text.assemble((found.trial.name, "bold"), f" of {found.facts['study']}")
-    title.append(f" - {found.trial.outcome}")
+    title.append(f" - {found.facts['standing']}")
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
 
 
@@ -122,7 +124,7 @@ def _find(study: Study, trials: Sequence[Trial], wanted: str) -> Trial:
     last = trials[-1].name
     raise StudyError(
         f"{study.name} has no trial {one_line(wanted)!r}; give one of {trials[0].name} to {last}"
-        " (17 is t0017); report.html lists them"
+        f" ({trials[-1].number} is {last}); report.html lists them"
     )
 
 

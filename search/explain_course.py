@@ -144,6 +144,16 @@ def end_lines(
     return [f"It was cut short: {reason}."]
 
 
+def standing(study: Study, trial: Trial, decisions: Sequence[Row], attempts: Sequence[Row]) -> str:
+    """Return a trial's outcome; of one without: `running`, `paused` or `unfinished`."""
+    if trial.outcome != "running":
+        return trial.outcome
+    if decisions and decisions[-1]["action"] == "pause":
+        return "paused"
+    alive = study.state == "searching" and is_alive(study)
+    return "running" if alive and attempts and attempts[-1]["ended_at"] is None else "unfinished"
+
+
 def _waits(study: Study, trial: Trial, decisions: Sequence[Row], attempts: Sequence[Row]) -> str:
     alive, done = study.state == "searching" and is_alive(study), last_epoch(trial)
     is_open = bool(attempts) and attempts[-1]["ended_at"] is None

@@ -16,6 +16,7 @@ from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
 from search.retrain import sha256
 from search.study import Study, StudyError, write_json
+from search.words import plural
 
 _RESAMPLES = 2000
 _WORST = 24
@@ -43,7 +44,7 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     seen = [look for look in study.record.looks() if look["result"] is not None]
     if seen and break_seal is None:
         raise StudyError(
-            f"the test set was looked at {len(seen)} time(s) before by this study; a further look"
+            f"this study looked at the test set {plural(len(seen), 'time')} before; a further look"
             ' makes its number less honest and needs --break-seal "reason"'
         )
     metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ Progress goes to stderr; stdout is for results.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ __all__ = [
     "summary",
 ]
 
+_STOPPING = "stopping after the current epochs; Ctrl-C again stops at once"
 Verbosity = Literal["quiet", "normal", "verbose"]
 """`quiet`: only how a search ended. `verbose`: every epoch has a line of its own."""
 
@@ -133,6 +135,12 @@ class Screen:
         # What failed stays on the screen: somebody may have to mend it.
         self._tell(text, always=self._verbosity == "verbose" or outcome == "failed")
 
+    def stopping(self) -> None:
+        """Say that the search stops after the current epochs, in the frame if there is one."""
+        self._state = _STOPPING
+        if self._live is None:
+            os.write(2, f"{_STOPPING}\n".encode())  # not print: its lock may be held
+
     def _tell(self, text: str, *, always: bool = False) -> None:
         if self._verbosity != "quiet" and (always or self._live is None):
             _say(self._console, text)
@@ -146,7 +154,7 @@ class Screen:
                 state=self._state,
                 now=time.time(),
                 width=width,
-                height=height if self._state == "searching" else None,
+                height=height if self._state in ("searching", _STOPPING) else None,
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,8 +195,7 @@ def open_study(folder: Path) -> Study:
         study = optuna.load_study(storage=_storage(folder), study_name=None)
         written = study.user_attrs.get("format")
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StudyError(f"{folder / 'study.db'} cannot be read: {reason}") from None
+        raise StudyError(f"{folder / 'study.db'} cannot be read: {_cause(error)}") from None
     if written is None:
         raise StudyError(f"{folder} was not made to its end; remove the folder and begin again")
     if written != FORMAT:
@@ -236,6 +236,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON as `write_text` does."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _cause(error: BaseException) -> str:
+    # What SQLite says, if it is at the bottom of it, instead of what Optuna makes of that.
+    deepest: BaseException | None = error
+    while deepest is not None:
+        if isinstance(deepest, sqlite3.DatabaseError):
+            return f"{deepest}; put a copy back if there is one"
+        deepest = deepest.__cause__ or deepest.__context__
+    return " ".join(str(error).split())[:200]
 
 
 def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:

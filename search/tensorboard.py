@@ -98,6 +98,9 @@ class Board:
         """Write one epoch."""
         self._open[trial].add(metrics)
 
+    def stopping(self) -> None:
+        """Do nothing: curves are written until the last epoch."""
+
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Close the trial's hparams row with how it ended."""
         curves = self._open.pop(trial)

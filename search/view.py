@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.budget import Budget, Use
 from search.lock import is_alive
-from search.words import data_caution, data_line, last_epoch
+from search.words import data_caution, data_line
 
 if TYPE_CHECKING:
     from model.train import EpochMetrics
@@ -30,9 +30,9 @@ class RungRow:
     rung: int
     """In epochs."""
     reached: int
-    """All that follow, and those that ended here but not by ASHA."""
+    """All that follow."""
     went_on: int
-    """By their value, or by a promotion."""
+    """By their value or by a promotion, also those that the budget or a failure ended here."""
     paused: int
     """Wait here for a promotion."""
     stopped: int
@@ -217,19 +217,12 @@ class View:
             waiting = [n for n, action in there.items() if action == "pause" and n in self.paused]
             halted = sum(action in ("stop", "pause") for action in there.values()) - len(waiting)
             audited = sum(action == "audit" for action in there.values())
-            # Ended here, but not by ASHA: failed, or the budget was spent.
-            others = sum(
-                action in ("continue", "promote")
-                and self.trials[number].outcome != "running"
-                and last_epoch(self.trials[number]) == rung
-                for number, action in there.items()
-            )
             rows.append(
                 RungRow(
                     bracket=bracket,
                     rung=rung,
                     reached=len(there),
-                    went_on=len(there) - len(waiting) - halted - audited - others,
+                    went_on=len(there) - len(waiting) - halted - audited,
                     paused=len(waiting),
                     stopped=halted,
                     audited=audited,

@@ -192,4 +192,7 @@ def listener(heard: list[tuple[Any, ...]]) -> Observer:
         def ended(self, trial: int, outcome: str, reason: str) -> None:
             heard.append(("ended", trial, outcome))
 
+        def stopping(self) -> None:
+            heard.append(("stopping",))
+
     return Listener()

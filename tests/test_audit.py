@@ -296,7 +296,7 @@ def test_advice_follows_from_the_audit(
         ),
         (
             {"form": "stopping", "audit_share": 0.5},
-            "No trial has been drawn for the audit; 0 trials stopped so far.",
+            "No trial was drawn for the audit: 0 trials stopped, each with a chance of 50.0%.",
         ),
     ],
 )

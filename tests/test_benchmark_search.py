@@ -392,7 +392,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="there is no such file"):
         load_table(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("words", encoding="utf-8")
-    with pytest.raises(TableError, match=r"cannot be read as an \.npz file"):
+    with pytest.raises(TableError, match=r"cannot be read as an \.npz file: it is none"):
         load_table(tmp_path / "text.npz")
     np.savez(tmp_path / "part.npz", metric=np.zeros(3))
     with pytest.raises(TableError, match="has no names, is_log"):
@@ -414,6 +414,7 @@ def test_what_cannot_be_run_is_told_in_a_line(
         ([table, "--methods", "rndom"], "there is no method 'rndom'; there are: ours,"),
         ([table, "--methods", "random,random"], "method random is given twice"),
         ([table, twin, "--methods", "random"], "two tables are called made"),
+        ([table, "--methods", "random", "--figure", str(tmp_path)], "is a folder, but results"),
     ):
         assert main([*arguments, *out]) == 2
         error = capsys.readouterr().err

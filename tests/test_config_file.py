@@ -399,6 +399,14 @@ def test_a_bad_override_is_named_as_it_was_given(
     assert refuse(GOOD, override).startswith(f"--set {override!r}: {message}")
 
 
+def test_keys_that_contradict_each_other_name_the_file_and_the_override(
+    refuse: Callable[..., str],
+) -> None:
+    message = refuse(GOOD + "asha: {grow: true}", "asha.form=stopping")
+    place = f"study.yaml:{NEXT} with --set 'asha.form=stopping'"
+    assert message == f"{place}: asha: grow needs form: promotion"
+
+
 def test_an_error_in_the_file_is_not_blamed_on_an_override(refuse: Callable[..., str]) -> None:
     message = refuse(GOOD + "asha: {grace_epoch: 2}", "asha.reduction_factor=4")
     assert message.startswith(f"study.yaml:{NEXT}: no key `asha.grace_epoch`")

@@ -240,6 +240,11 @@ def test_every_kind_of_end_is_told(make_study: MakeStudy, play: Callable[..., Dr
     assert "It was cut short: the budget ended: 6 epochs." in told(study, "4")
 
 
+def title(study: Study, wanted: str) -> str:
+    """Return the word after the trial's name in the title of its page."""
+    return told(study, wanted).splitlines()[0].partition(" - ")[2].split()[0]
+
+
 def test_paused_and_promoted_trials_are_told_with_what_they_wait_for(
     make_study: MakeStudy, play: Callable[..., Driver]
 ) -> None:
@@ -254,9 +259,11 @@ def test_paused_and_promoted_trials_are_told_with_what_they_wait_for(
     waits = "It waits, paused after epoch 1, to be promoted"
     study.set_state("searching")
     assert f"Now       {waits}, once the study goes on: resume small." in told(study, "1")
+    assert [title(study, trial) for trial in "01"] == ["unfinished", "paused"]
     session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
     assert f"Now       {waits}." in told(study, "1")
     assert "Now       Epoch 2 of 3 is being trained." in told(study, "0")
+    assert [title(study, trial) for trial in "01"] == ["running", "paused"]
     study.record.end_session(session)
     play(study, {0: [0.6, 0.7], 2: [0.5, 0.6], 3: [0.41]})
     end = [t for t in study.trials() if t.reason.startswith("never promoted")]
@@ -303,7 +310,7 @@ def test_a_trial_that_is_not_there_is_refused_with_what_there_is(
     with pytest.raises(StudyError, match=r"small has no trials yet; see `status small`"):
         explain(study, wanted)
     play(study, {n: [0.5] for n in range(3)})
-    said = rf"small has no trial '{wanted}'; give one of t0000 to t0002 \(17 is t0017\)"
+    said = rf"small has no trial '{wanted}'; give one of t0000 to t0002 \(2 is t0002\)"
     with pytest.raises(StudyError, match=said):
         explain(study, wanted)
 

@@ -62,7 +62,7 @@ def test_a_look_is_recorded_with_the_models_it_measures(study: Study) -> None:
 
 def test_a_second_look_needs_a_reason_and_marks_the_record(study: Study) -> None:
     look_at_test(study, reason="final evaluation")
-    with pytest.raises(StudyError, match=r"looked at 1 time.*--break-seal"):
+    with pytest.raises(StudyError, match=r"looked at the test set 1 time.*--break-seal"):
         look_at_test(study, reason="final evaluation")
     assert len(study.record.looks()) == 1
     look_at_test(study, reason="final evaluation", break_seal="the export was wrong")

@@ -275,6 +275,25 @@ def test_audited_trials_are_told_apart_and_counted_at_no_later_rung(
     assert re.search(r"1 epoch +6 +1 +0 +5 ", text), text
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_search_that_was_asked_to_stop_says_so_where_it_stays(
+    study: Study,
+    play: Callable[..., Driver],
+    terminal: bool,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    screen = Screen(study, console=make_console(terminal=terminal))
+    said = "stopping after the current epochs; Ctrl-C again stops at once"
+    with screen:
+        driver = play(study, {0: [0.80], 1: [0.81]}, screen)
+        assert said not in drawn(screen._frame(), width=120)
+        driver.stop("SIGINT received")
+        assert said in drawn(screen._frame(), width=120)
+    # Beside a frame it would be wiped, and push the frame down.
+    assert capfd.readouterr().err == ("" if terminal else f"{said}\n")
+    assert said not in drawn(screen._frame(), width=120)
+
+
 def test_a_pause_counts_towards_the_plateau_as_the_driver_counts_it(
     make_study: MakeStudy, play: Callable[..., Driver]
 ) -> None:

@@ -63,6 +63,9 @@ class Killer:
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Wait for epochs."""
 
+    def stopping(self) -> None:
+        """Wait for epochs."""
+
 
 @dataclass
 class Search:
