@@ -35,10 +35,6 @@ class Axis:
         return 1 if self.is_ordered or len(self.choices) <= 2 else len(self.choices)
 
     @cached_property
-    def _log_ends(self) -> tuple[float, float]:
-        return math.log(self.low), math.log(self.high)
-
-    @cached_property
     def _ranked(self) -> tuple[Any, ...]:
         return tuple(sorted(self.choices)) if self.is_ordered else self.choices
 
@@ -48,16 +44,15 @@ class Axis:
             ranked = self._ranked
             return ranked[min(int(unit * len(ranked)), len(ranked) - 1)]
         low, high = self.low, self.high
+        if self.log:
+            value = math.exp(_between(*self._ends, unit))
+            value = min(max(round(value) if self.whole else value, low), high)
+            return int(value) if self.whole else value
         if self.whole or self.step:
             step = self.step or 1.0
-            if self.log:  # whole numbers; half a step beyond each end, as Optuna draws them
-                value = math.exp(_between(math.log(low - 0.5), math.log(high + 0.5), unit))
-                return int(min(max(round(value), low), high))
             count = int((high - low) / step + 1e-9) + 1
             value = low + step * min(int(unit * count), count - 1)
             return round(value) if self.whole else min(round(value, 12), high)
-        if self.log:
-            return min(max(math.exp(_between(*self._log_ends, unit)), low), high)
         return _between(low, high, unit)
 
     def encode(self, value: Any) -> float:
@@ -76,6 +71,7 @@ class Axis:
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
+        # Of discrete values half a step beyond each end, as Optuna draws them; of log, logarithms.
         low, high = self.low, self.high
         if self.log and self.whole:
             low, high = low - 0.5, high + 0.5

@@ -138,7 +138,10 @@ class Record:
 
     def close_attempts(self, reason: str) -> None:
         """End, as stopped, the attempts that a killed driver left open, where it was last seen."""
-        alive = max((s["seen_at"] for s in self.sessions() if s["id"] != self._session), default=0)
+        earlier = [
+            s for s in self.sessions() if s["stage"] == "search" and s["id"] != self._session
+        ]
+        alive = earlier[-1]["seen_at"] if earlier else 0.0
         started = tables.attempts.c.started_at
         seen = sa.case((started > alive, started), else_=alive)
         with self._engine.begin() as connection:

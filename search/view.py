@@ -87,7 +87,7 @@ class View:
         events = record.events()
         ended = [e.trial for e in events if e.kind == "ended" and e.trial in tried]
         alive = study.state == "searching" and is_alive(study)
-        seen = session[0]["seen_at"] if session else 0.0
+        seen = max((s["seen_at"] for s in record.sessions() if s["stage"] == "search"), default=0.0)
         begun: dict[int, float] = {}
         held = 0.0
         for row in attempts:

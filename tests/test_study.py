@@ -308,7 +308,8 @@ def test_attempts_of_a_killed_driver_end_where_they_were_last_seen(
     record.start_attempt(3, from_epoch=0)
     now = 90000.0  # the next day
     record = open_study(study.folder).record
-    record.start_session("search", host="host", pid=2)
+    record.start_session("retrain", host="host", pid=2)
+    record.start_session("search", host="host", pid=3)
     record.close_attempts("the driver ended before it")
     ends = [(row["outcome"], row["ended_at"]) for row in record.attempts()]
     assert ends[:2] == [("stopped", 1075.0)] * 2
