@@ -79,19 +79,15 @@ class Ours:
     def report(self, trial: int, epoch: int, value: float | None) -> bool:
         """Judge an epoch as the driver does."""
         if value is None:
-            self._strategy.end(trial)
-            self._strategy.tell(trial, TrialState.FAIL, None, {DIVERGED: True})
+            self._strategy.end(trial, TrialState.FAIL, None, {DIVERGED: True})
             return False
         decision = self._strategy.judge(trial, epoch, value)
-        self._strategy.report(trial, epoch, value)
         if epoch == self._max_epochs:
-            self._strategy.end(trial)
-            self._strategy.tell(trial, TrialState.COMPLETE, value, {})
+            self._strategy.end(trial, TrialState.COMPLETE, value, {})
             return False
         action = decision.action if decision is not None else "continue"
         if action == "stop":
-            self._strategy.end(trial)
-            self._strategy.tell(trial, TrialState.PRUNED, None, {})
+            self._strategy.end(trial, TrialState.PRUNED, None, {})
         return action in ("continue", "audit")
 
     def _draw(self, suggester: Suggester) -> dict[str, Any]:

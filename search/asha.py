@@ -135,8 +135,14 @@ class Asha:
             return replace(decision, action="audit", reason=reason)
         return decision if epoch in ladder.rungs or decision.action == "stop" else None
 
-    def next_promotion(self) -> Decision | None:
-        """Choose the paused trial that may go on now, from the highest rung down; None for none."""
+    def next_promotion(self, *, last_stretch: bool = False) -> Decision | None:
+        """Choose the paused trial that may go on now, from the highest rung down; None for none.
+
+        In the `last_stretch` no new trial could come to its end: then the best at the highest rung
+        goes on, whether it belongs to the best there or not.
+        """
+        if last_stretch:
+            return self._next_to_finish()
         for bracket, ladder in enumerate(self._ladders):
             for rung in sorted(ladder.rungs, reverse=True):
                 if not self._may_pass(bracket, rung):
@@ -147,25 +153,6 @@ class Asha:
                 if decision is not None:
                     return decision
         return None
-
-    def next_to_finish(self) -> Decision | None:
-        """Choose the paused trial that is worth most when nothing new can come to its end.
-
-        Of those that wait at the highest rung, the best; None where none may go on.
-        """
-        waiting = {
-            t: at for t, at in self._paused.items() if self._may_pass(self.bracket_of(t), at)
-        }
-        if not waiting:
-            return None
-        rung = max(waiting.values())
-
-        def value(trial: int) -> float:
-            return self._ladders[self.bracket_of(trial)].rungs[rung][trial]
-
-        trial = min((t for t, at in waiting.items() if at == rung), key=lambda t: (-value(t), t))
-        held = self._ladders[self.bracket_of(trial)].hold(trial, rung)
-        return replace(held, action="promote", reason=f"{held.reason}; {LAST_STRETCH}")
 
     def promote(self, trial: int) -> None:
         """Let a paused trial go on."""
@@ -185,6 +172,21 @@ class Asha:
         return (
             f"never promoted: rank {rank} of {len(values)} at the rung of {plural(rung, 'epoch')}"
         )
+
+    def _next_to_finish(self) -> Decision | None:
+        waiting = {
+            t: at for t, at in self._paused.items() if self._may_pass(self.bracket_of(t), at)
+        }
+        if not waiting:
+            return None
+        rung = max(waiting.values())
+
+        def value(trial: int) -> float:
+            return self._ladders[self.bracket_of(trial)].rungs[rung][trial]
+
+        trial = min((t for t, at in waiting.items() if at == rung), key=lambda t: (-value(t), t))
+        held = self._ladders[self.bracket_of(trial)].hold(trial, rung)
+        return replace(held, action="promote", reason=f"{held.reason}; {LAST_STRETCH}")
 
     def _pause_or_go(
         self, trial: int, rung: int, ladder: Ladder, growing: Pasha | None

@@ -203,6 +203,11 @@ class Budget:
         return limit is not None and self._bound is not None and self._bound <= limit
 
 
+def worth(outcome: str | None, value: float | None) -> float | None:
+    """Return what a trial that ended counts for on a plateau: its value, if it ended well."""
+    return value if outcome in ("complete", "pruned") else None
+
+
 def describe(section: BudgetSection) -> str:
     """Return the limits on one line: `40 trials or 2 device-hours`."""
     limits: list[str] = []

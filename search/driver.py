@@ -17,7 +17,7 @@ from data.images import ImageShape
 from model.config import Configuration
 from model.train import EpochMetrics
 from search.assignment import Assignment, Observer, Verdict
-from search.budget import Budget
+from search.budget import Budget, worth
 from search.feasible import given_trials, realiser
 from search.ladder import Decision
 from search.ledger import Ledger
@@ -166,7 +166,6 @@ class Driver:
         self._study.record.add_epoch(trial, entry.attempt, metrics, value, decision)
         if value is not None:
             self._ledger.report(trial, metrics.epoch, value)
-            self._strategy.report(trial, metrics.epoch, value)
         if metrics.epoch not in entry.epochs:
             self._budget.epoch()
         entry.epochs.add(metrics.epoch)
@@ -265,14 +264,12 @@ class Driver:
             if remark:
                 end = replace(end, reason=f"{end.reason} ({remark})")
         self._study.record.add_event("ended", trial, outcome=end.outcome, reason=end.reason)
-        self._strategy.end(trial)
         if plan.refusal:
             self._budget.trial_refused()
-        value = plan.value if end.outcome in ("complete", "pruned") else None
-        self._budget.trial_ended(value, trial=trial)
+        self._budget.trial_ended(worth(end.outcome, plan.value), trial=trial)
         facts = end.facts(plan.refusal)
         self._ledger.end(trial, end.state, plan.value, facts)
-        self._strategy.tell(trial, end.state, plan.value, facts)
+        self._strategy.end(trial, end.state, plan.value, facts)
         if end.outcome == "complete":
             self._bound_regret()
         if trial in self._announced:

@@ -216,7 +216,7 @@ class _Search:
             return None
         epochs = self._scene.slots * self._scene.config.max_epochs
         ending = self._budget.is_last_stretch(self.now, epochs=epochs)
-        promotion = self._asha.next_to_finish() if ending else self._asha.next_promotion()
+        promotion = self._asha.next_promotion(last_stretch=ending)
         if promotion is not None:
             self._asha.promote(promotion.trial)
             return self.trials[promotion.trial]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from model.train import EpochMetrics
-from search.budget import Budget
+from search.budget import Budget, worth
 from search.fidelity_sampler import DIVERGED
 from search.ledger import Ledger
 from search.record import EpochRow
@@ -172,15 +172,12 @@ def _replay(
                 decision = strategy.judge(event.trial, event.epoch, event.value)
                 if decision is not None and decision.action == "pause":
                     budget.trial_ended(decision.value, trial=event.trial)
-                strategy.report(event.trial, event.epoch, event.value)
         else:
             trial = trials[event.trial]
-            strategy.end(event.trial)
             if trial.refusal:
                 budget.trial_refused()
-            value = trial.value if event.outcome in ("complete", "pruned") else None
-            budget.trial_ended(value, trial=event.trial)
+            budget.trial_ended(worth(event.outcome, trial.value), trial=event.trial)
             outcome: Outcome = event.outcome  # type: ignore[assignment]
             end = ended[event.trial] = Ending(outcome=outcome, reason=event.reason or "")
-            strategy.tell(event.trial, end.state, trial.value, end.facts(trial.refusal))
+            strategy.end(event.trial, end.state, trial.value, end.facts(trial.refusal))
     return ended

@@ -78,35 +78,26 @@ class Strategy:
         self._ledger.add(template)
 
     def next_promotion(self, *, last_stretch: bool = False) -> Decision | None:
-        """Choose the paused trial that may go on now, or None.
-
-        In the `last_stretch` no new trial could come to its end: then the best one goes on.
-        """
-        return self._asha.next_to_finish() if last_stretch else self._asha.next_promotion()
+        """Choose the paused trial that may go on now, see `Asha.next_promotion`."""
+        return self._asha.next_promotion(last_stretch=last_stretch)
 
     def promote(self, trial: int) -> None:
         """Let a paused trial go on."""
         self._asha.promote(trial)
 
     def judge(self, trial: int, epoch: int, value: float) -> Decision | None:
-        """Decide on the validation accuracy of a trial's epoch."""
+        """Decide on the validation accuracy of a trial's epoch, and tell it to the study."""
         scores = self._scores.setdefault(trial, {})
         # An epoch that is trained again, from an older checkpoint, does not know later ones.
         earlier = [v for e, v in scores.items() if e < epoch]
         decision = self._asha.decide(trial, epoch, max([value, *earlier]))
         scores[epoch] = value
+        self._ledger.report(trial, epoch, value)
         return decision
 
-    def report(self, trial: int, epoch: int, value: float) -> None:
-        """Tell the study the value that was judged."""
-        self._ledger.report(trial, epoch, value)
-
-    def end(self, trial: int) -> None:
-        """Let ASHA forget a trial that goes on no more; its values at the rungs stay."""
-        self._asha.end(trial)
-
-    def tell(
+    def end(
         self, trial: int, state: TrialState, value: float | None, facts: Mapping[str, Any]
     ) -> None:
-        """End a trial in the study, see `Ledger.end`."""
+        """End a trial, see `Ledger.end`; its values at the rungs stay."""
+        self._asha.end(trial)
         self._ledger.end(trial, state, value, facts)

@@ -171,8 +171,6 @@ class _Walk:
             yield differing(event, "what happened", f"epoch {epoch}", "a pause until a promotion")
         decision = None if value is None else self._strategy.judge(trial, epoch, value)
         yield from self._decided(event, f"the decision on epoch {epoch}", decision)
-        if value is not None:
-            self._strategy.report(trial, epoch, value)
         self._told[trial].setdefault(epoch, []).append(value)
         stopped = decision.reason if decision is not None and decision.action == "stop" else ""
         self._due[trial] = ending(epoch, value, stopped, max_epochs=self._max_epochs)
@@ -189,14 +187,13 @@ class _Walk:
                 yield differing(event, "the end: reason", reason, due.reason)
         elif outcome != "failed" and not _is_of_budget(outcome, reason):
             yield differing(event, "what happened", f"its end as {outcome}", "a further epoch")
-        self._strategy.end(trial)
         value = None
         if outcome == "complete":
             value = max(told[-1] for told in self._told[trial].values() if told[-1] is not None)
         derived = self._study.get_trials(deepcopy=False)[trial]
         end = Ending(outcome=cast(Outcome, outcome), reason=reason)
         facts = end.facts(derived.user_attrs.get("refusal", ""))
-        self._strategy.tell(trial, end.state, value, facts)
+        self._strategy.end(trial, end.state, value, facts)
         yield from self._copies(trial, event)
         if trial in self._over:
             stored, derived = self._stored[trial], self._study.get_trials(deepcopy=False)[trial]

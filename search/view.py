@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from search.budget import Budget, Use
+from search.budget import Budget, Use, worth
 from search.lock import is_alive
 from search.words import data_caution, data_line
 
@@ -80,14 +81,18 @@ class View:
     @classmethod
     def of(cls, study: Study) -> View:
         """Read everything from the study's record."""
-        record, session = study.record, study.record.sessions()[-1:]
+        record, sessions, decisions = (
+            study.record,
+            study.record.sessions(),
+            study.record.decisions(),
+        )
         trials = {t.number: t for t in study.trials()}
         attempts = [a for a in record.attempts() if a["trial"] in trials]
         tried = {a["trial"] for a in attempts if trials[a["trial"]].outcome != "running"}
         events = record.events()
         ended = [e.trial for e in events if e.kind == "ended" and e.trial in tried]
         alive = study.state == "searching" and is_alive(study)
-        seen = max((s["seen_at"] for s in record.sessions() if s["stage"] == "search"), default=0.0)
+        seen = max((s["seen_at"] for s in sessions if s["stage"] == "search"), default=0.0)
         begun: dict[int, float] = {}
         held = 0.0
         for row in attempts:
@@ -96,14 +101,14 @@ class View:
                 begun[trial] = at
             else:  # one that a killed driver left open was seen last when the driver was
                 held += (end or max(seen, at)) - at
-        rungs, paused = _decided(study)
+        rungs, paused = _decided(study, decisions)
         chances = {
             row["event"]: (row["trial"], row["value"])
-            for row in record.decisions()
+            for row in decisions
             if row["action"] == "pause"
         }
         chances |= {
-            e.id: (e.trial, _worth(trials[e.trial]))
+            e.id: (e.trial, worth(trials[e.trial].outcome, trials[e.trial].value))
             for e in events
             if e.kind == "ended" and e.trial in trials
         }
@@ -120,7 +125,7 @@ class View:
             share=study.noted("share") or 1.0,
             bounds=_bounds(study),
             spent=record.spent_seconds("search"),
-            since=session[0]["seen_at"] if alive else None,
+            since=sessions[-1]["seen_at"] if alive else None,
             data=data_line(study),
             caution=data_caution(study),
             train_images=(study.noted("data") or {}).get("train_images") or 0,
@@ -170,7 +175,7 @@ class View:
         """End a trial at Unix time `at` and free its slot."""
         self.trials[number] = replace(self.trials[number], outcome=outcome, reason=reason)
         self.ended.append(number)
-        self.chances.append((number, _worth(self.trials[number])))
+        self.chances.append((number, worth(outcome, self.trials[number].value)))
         self.paused.discard(number)
         self._free(number, at)
         if self.study.config.budget.regret_bound is not None:
@@ -253,11 +258,9 @@ class View:
         return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
 
-def _worth(trial: Trial) -> float | None:
-    return trial.value if trial.outcome in ("complete", "pruned") else None
-
-
-def _decided(study: Study) -> tuple[dict[tuple[int, int], dict[int, Action]], set[int]]:
+def _decided(
+    study: Study, decisions: Sequence[Mapping[str, Any]]
+) -> tuple[dict[tuple[int, int], dict[int, Action]], set[int]]:
     """Return `View.rungs`, and the trials whose last decision was to pause them."""
     from search.settle import rungs_of
 
@@ -266,7 +269,7 @@ def _decided(study: Study) -> tuple[dict[tuple[int, int], dict[int, Action]], se
     found: dict[tuple[int, int], dict[int, Action]] = {
         (bracket, rung): {} for bracket in range(brackets) for rung in rungs[bracket:]
     }
-    for row in study.record.decisions():
+    for row in decisions:
         found.setdefault((row["bracket"], row["rung"]), {})[row["trial"]] = row["action"]
         last[row["trial"]] = row["action"]
     return found, {trial for trial, action in last.items() if action == "pause"}

@@ -119,12 +119,12 @@ def test_promotion_is_from_the_highest_rung_down_and_the_best_first() -> None:
 
 def test_in_the_last_stretch_the_best_at_the_highest_rung_goes_on() -> None:
     asha = _asha(min_competitors=9)
-    assert asha.next_to_finish() is None
+    assert asha.next_promotion(last_stretch=True) is None
     for trial, value in enumerate([0.5, 0.9, 0.7, 0.7]):
         assert _arrive(asha, trial, 1, value).action == "pause"
     assert asha.next_promotion() is None
     order = []
-    while (decision := asha.next_to_finish()) is not None:
+    while (decision := asha.next_promotion(last_stretch=True)) is not None:
         assert decision.action == "promote" and decision.reason.endswith(LAST_STRETCH)
         order.append((decision.trial, decision.rung))
         asha.promote(decision.trial)

@@ -64,12 +64,10 @@ def _search(strategy: Strategy, study: optuna.Study, *, epochs: int, slots: int 
         epoch = done[number] = done.get(number, 0) + 1
         value = _value(study.trials[number].params, epoch)
         decision = strategy.judge(number, epoch, value)
-        strategy.report(number, epoch, value)
         action = "continue" if decision is None else decision.action
         if epoch == 9 or action == "stop":
-            strategy.end(number)
             state = TrialState.COMPLETE if epoch == 9 else TrialState.PRUNED
-            strategy.tell(number, state, value if epoch == 9 else None, {})
+            strategy.end(number, state, value if epoch == 9 else None, {})
         elif action != "pause":
             heapq.heappush(queue, (spent + slots, number))
     return spent
@@ -127,12 +125,12 @@ def test_what_ends_is_told_to_the_study(make_config: MakeConfig) -> None:
     strategy, study = _strategy(make_config(), given=given)
     for _ in range(2):
         strategy.propose()
-    strategy.report(0, 1, 0.4)
-    strategy.tell(
+    strategy.judge(0, 1, 0.4)
+    strategy.end(
         0, TrialState.FAIL, None, Ending(outcome="infeasible", reason="diverged: ...").facts("")
     )
-    strategy.report(1, 1, 0.5)
-    strategy.tell(1, TrialState.PRUNED, None, {"reason": "rank 2 of 2"})
+    strategy.judge(1, 1, 0.5)
+    strategy.end(1, TrialState.PRUNED, None, {"reason": "rank 2 of 2"})
     first, second = study.trials
     assert (first.state, first.params["width"]) == (TrialState.FAIL, 8)
     assert first.user_attrs[DIVERGED] is True and first.user_attrs["infeasible"] is True
@@ -153,7 +151,7 @@ def test_trials_that_wait_are_known_with_their_rung_and_their_standing(
     promotion = strategy.next_promotion()
     assert promotion is not None and promotion.trial == 1
     strategy.promote(1)
-    strategy.end(2)
+    strategy.end(2, TrialState.PRUNED, None, {})
     assert strategy.paused == {0: 1}
     assert strategy.standing(0) == "never promoted: rank 2 of 3 at the rung of 1 epoch"
 
@@ -168,8 +166,8 @@ def test_the_sampler_compares_at_the_rungs_and_at_the_end(
     for trial in range(4):
         strategy.propose()
         for epoch in range(1, epochs + 1):
-            strategy.report(trial, epoch, _value(study.trials[trial].params, epoch))
-        strategy.tell(trial, TrialState.PRUNED, None, {})
+            strategy.judge(trial, epoch, _value(study.trials[trial].params, epoch))
+        strategy.end(trial, TrialState.PRUNED, None, {})
     strategy.propose()
     basis = study.trials[-1].user_attrs["proposal"]
     assert (basis["by"], basis["observations"], basis["level"]) == ("model", 4, level)
