@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: search test lint clean
+.PHONY: search test drill lint clean
 
 search: $(VENV)/installed
 	$(RUN) -m search run --preset quickstart
@@ -13,6 +13,10 @@ test: $(VENV)/installed
 	$(RUN) -m coverage run -m pytest
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report --skip-covered --fail-under=90
+
+# About ten minutes: a real study, its driver killed 20 times, its workers 20 times.
+drill: $(VENV)/installed
+	$(RUN) tests/drill.py --driver-kills 20 --worker-kills 20
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff format --check .

@@ -14,7 +14,7 @@ from search.config import StudyConfig
 from search.dimension import Suggester
 from search.evidence import Tuning
 from search.feasible import Realised
-from search.fidelity_sampler import DIVERGED
+from search.fidelity_sampler import UNTRAINABLE
 from search.settle import settle
 from search.strategy import Strategy
 
@@ -79,7 +79,7 @@ class Ours:
     def report(self, trial: int, epoch: int, value: float | None) -> bool:
         """Judge an epoch as the driver does."""
         if value is None:
-            self._strategy.end(trial, TrialState.FAIL, None, {DIVERGED: True})
+            self._strategy.end(trial, TrialState.FAIL, None, {UNTRAINABLE: True})
             return False
         decision = self._strategy.judge(trial, epoch, value)
         if epoch == self._max_epochs:

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import FASHION_CLASSES, DataError, LabelledImages
+from data.memory import check_memory
+from data.plain_file import most_unpacked, open_plain
 
 _UNSIGNED_BYTE = 0x08
 _CHUNK_BYTES = 1 << 20
@@ -31,14 +33,15 @@ _FASHION_TRAIN_LABELS = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read one IDX file of unsigned bytes, plain or gzipped (by its name), to a read-only array.
 
-    Raises DataError unless the header and the length of the file agree to the byte.
+    Raises DataError unless the header and the length of the file agree to the byte, and for what
+    does not fit into memory.
     """
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as file:
-                return _parse(cast(IO[bytes], file), path)
-        with path.open("rb") as file:
-            return _parse(file, path)
+        with open_plain(path) as file:
+            if path.suffix == ".gz":
+                with gzip.open(file, "rb") as unpacked:
+                    return _parse(cast(IO[bytes], unpacked), path, most_unpacked(path))
+            return _parse(file, path, path.stat().st_size)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path}: the gzip data is damaged or cut short ({error}); fetch the file again"
@@ -102,7 +105,8 @@ def pair(
     )
 
 
-def _parse(file: IO[bytes], path: Path) -> NDArray[np.uint8]:
+def _parse(file: IO[bytes], path: Path, most: int) -> NDArray[np.uint8]:
+    """Return the values of an open file, which holds at most `most` bytes."""
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UNSIGNED_BYTE or head[3] not in (1, 3):
         raise DataError(
@@ -117,7 +121,14 @@ def _parse(file: IO[bytes], path: Path) -> NDArray[np.uint8]:
     stated = math.prod(shape)
     if not stated:
         raise DataError(f"{path}: its header states the shape {shape}, but no axis may be empty")
-    content = _read_at_most(file, stated + 1)
+    expected = min(stated, most)
+    check_memory(path, expected)
+    content = _read_at_most(file, expected + 1)
+    if len(content) > most:
+        raise DataError(
+            f"{path}: unpacks to more than {most} bytes, far more than images that are packed so "
+            "small; unpack it yourself if you trust it"
+        )
     if len(content) != stated:
         found = f"only {len(content)} follow" if len(content) < stated else "more follow"
         raise DataError(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.one_line import OneLineError
+
 # Fashion-MNIST's own names, in label order (Xiao et al., arXiv:1708.07747, table 2).
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -24,7 +26,7 @@ FASHION_CLASSES = (
 )
 
 
-class DataError(Exception):
+class DataError(OneLineError):
     """Say in one line what was given, what is allowed and what to do next."""
 
 

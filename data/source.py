@@ -8,6 +8,7 @@ from typing import Literal
 
 from data.download import Progress
 from data.images import DataError, LabelledImages
+from data.one_line import is_text
 
 Kind = Literal["idx", "csv", "folder"]
 
@@ -95,7 +96,10 @@ def describe_kind(directory: Path) -> Kind:
         found.append("folder")
     if len(found) == 1:
         return found[0]
-    names = sorted(path.name for path in directory.iterdir())
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be read ({error.strerror or error})") from error
     told = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise DataError(
         f"{directory}: holds {told or 'nothing'}, but must hold "
@@ -115,7 +119,7 @@ def _load(
 
         num_images = spec.synthetic_train if part == "train" else spec.synthetic_test
         return draw_garments(num_images, part=part, seed=spec.seed)
-    directory = Path(spec.source).expanduser().absolute()
+    directory = _directory(spec.source)
     kind = describe_kind(directory)
     if kind == "idx":
         from data.idx import load_idx
@@ -128,3 +132,18 @@ def _load(
     from data.folder import load_folder
 
     return load_folder(directory, part, image_size=spec.image_size, colour=spec.colour)
+
+
+def _directory(source: str) -> Path:
+    try:
+        directory = Path(source).expanduser().absolute()
+        directory.is_dir()  # raises OSError for a name that no file can have
+    except RuntimeError:
+        raise DataError(
+            f"{source}: there is no such user; write the folder's path in full"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror or error})") from error
+    if not is_text(str(directory)):
+        raise DataError(f"{str(directory)!a}: holds what cannot be shown or written; rename it")
+    return directory

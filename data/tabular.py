@@ -7,26 +7,29 @@ image a line, whole numbers separated by commas, with a first line of column nam
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.idx import pair
 from data.images import FASHION_CLASSES, DataError, ImageShape, LabelledImages
+from data.memory import check_memory
+from data.plain_file import most_unpacked, open_plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SIDE = 28
-_ROWS_AT_ONCE = 5_000  # bounds the memory for the wide whole numbers that pandas makes at first
-_MAX_LINE = 1 << 22  # characters: a file without line ends must not be read as one line
+# Characters read at once: bounds the length of a line, the memory for the wide whole numbers that
+# pandas makes at first, and the search for a fault.
+_BLOCK = 1 << 23
 _WHOLE_NUMBER = re.compile(r"[ \t]*[+-]?[0-9]{1,9}[ \t]*", re.ASCII)
 
 
@@ -91,35 +94,78 @@ def _read_table(
     path: Path, *, num_pixels: int, num_labels: int, labelled: bool | None
 ) -> tuple[NDArray[np.uint8], bool]:
     """Return the values (N, columns) and whether the first is a label; `labelled` None: either."""
-    import pandas as pd
-
+    chunks: list[NDArray[np.uint8]] = []
     try:
-        layout = _read_first_line(path, num_pixels, num_labels, labelled)
-        chunks = []
-        with pd.read_csv(
-            path,
-            header=None,
-            skiprows=1 if layout.has_header else 0,
-            skip_blank_lines=False,
-            quoting=3,  # csv.QUOTE_NONE: a quotation mark is a fault, not syntax
-            chunksize=_ROWS_AT_ONCE,
-            low_memory=False,
-        ) as reader:
-            for frame in reader:
-                if not _is_sound(frame, layout):
-                    _point_out(path, layout)
-                chunks.append(frame.to_numpy().astype(np.uint8))
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path}: holds no image; write one a line") from error
-    except pd.errors.ParserError:
-        _point_out(path, layout)
+        with open_plain(path) as file:
+            blocks = _blocks(file, path)
+            first, _, text = next(blocks, "").partition("\n")
+            layout = _read_first_line(path, first, num_pixels, num_labels, labelled)
+            line = 2 if layout.has_header else 1
+            if not layout.has_header:
+                text = f"{first}\n{text}"
+            while text:
+                chunks.append(_read_block(path, text, line, layout))
+                # Joined in the end, and parted from their labels: in all they are there twice.
+                check_memory(path, sum(chunk.nbytes for chunk in chunks))
+                line += text.count("\n")
+                text = next(blocks, "")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip data is damaged or cut short ({error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text ({error.reason}); save it as plain CSV") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not chunks:
+        raise DataError(f"{path}: holds no image; write one a line")
     return np.concatenate(chunks), layout.labelled
+
+
+def _blocks(file: BinaryIO, path: Path) -> Iterator[str]:
+    """Yield the text of a file in pieces of whole lines, none of them empty."""
+    packed = path.suffix == ".gz"
+    plain = gzip.GzipFile(fileobj=file) if packed else file
+    most = most_unpacked(path) if packed else path.stat().st_size
+    num_read, rest, line = 0, "", 1
+    with io.TextIOWrapper(plain, encoding="utf-8-sig") as reader:
+        while piece := reader.read(_BLOCK):
+            num_read += len(piece)
+            if num_read > most:
+                raise DataError(
+                    f"{path}: unpacks to more than {most} bytes, far more than images that are "
+                    "packed so small; unpack it yourself if you trust it"
+                )
+            text = rest + piece
+            end = text.rfind("\n") + 1
+            if not end and len(text) >= _BLOCK:
+                raise DataError(
+                    f"{path}, line {line}: has more than {_BLOCK} characters; write one image a "
+                    "line"
+                )
+            if end:
+                yield text[:end]
+            line += text.count("\n")
+            rest = text[end:]
+    if rest:
+        yield rest
+
+
+def _read_block(path: Path, text: str, line: int, layout: _Layout) -> NDArray[np.uint8]:
+    """Return the values (N, columns) of some lines, the first of which is line `line`."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(text.encode()),
+            header=None,
+            skip_blank_lines=False,
+            quoting=3,  # csv.QUOTE_NONE: a quotation mark is a fault, not syntax
+            low_memory=False,
+        )
+    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        _point_out(path, text, line, layout)
+    if not _is_sound(frame, layout):
+        _point_out(path, text, line, layout)
+    return frame.to_numpy().astype(np.uint8)
 
 
 def _find(directory: Path, part: Literal["train", "test"]) -> Path | None:
@@ -140,18 +186,10 @@ def _is_sound(frame: pd.DataFrame, layout: _Layout) -> bool:
     return not layout.labelled or bool(table[:, 0].max() < layout.num_labels)
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
-    return path.open(encoding="utf-8-sig")
-
-
 def _read_first_line(
-    path: Path, num_pixels: int, num_labels: int, labelled: bool | None
+    path: Path, line: str, num_pixels: int, num_labels: int, labelled: bool | None
 ) -> _Layout:
     """Find out about column names and the label; refuse wrong ones and a wrong number."""
-    with _open(path) as file:
-        line = file.readline(_MAX_LINE).rstrip("\n")
     cells = line.split(",")
     if labelled is None:
         labelled = len(cells) != num_pixels
@@ -183,9 +221,9 @@ def _check_names(names: list[str], path: Path, layout: _Layout) -> None:
             )
 
 
-def _point_out(path: Path, layout: _Layout) -> NoReturn:
+def _point_out(path: Path, text: str, first: int, layout: _Layout) -> NoReturn:
     """Read again, cell by cell, and raise DataError at the first fault."""
-    for number, line in _lines(path, layout.has_header):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=first):
         cells = line.split(",")
         if len(cells) != layout.num_columns:
             raise DataError(f"{path}, line {number}: {_column_count(line, layout)}")
@@ -198,16 +236,6 @@ def _point_out(path: Path, layout: _Layout) -> NoReturn:
                     f"but must be a whole number from 0 to {high}"
                 )
     raise DataError(f"{path}: is no table of whole numbers; save it as plain CSV again")
-
-
-def _lines(path: Path, has_header: bool) -> Iterator[tuple[int, str]]:
-    with _open(path) as file:
-        for number in count(1):
-            line = file.readline(_MAX_LINE)
-            if not line:
-                return
-            if number > 1 or not has_header:
-                yield number, line.rstrip("\n")
 
 
 def _column_count(line: str, layout: _Layout) -> str:

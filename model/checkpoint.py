@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from data.images import ImageShape
+from data.one_line import is_text
 from model.cnn import CNN
 from model.config import Configuration
+from model.geometry import network_cost
 from model.schedule import optimizer_tensors, restore_optimizer
 from model.tensor_file import CheckpointError, read_tensors, write_tensors
 from model.train import Training
@@ -23,6 +25,9 @@ __all__ = [
     "save_checkpoint",
     "save_model",
 ]
+
+# What a header of any JSON values and tensors of any kind can lead to.
+_UNUSABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +83,9 @@ def load_checkpoint(path: Path, device: torch.device | str) -> tuple[Training, d
         training = _rebuild(header, tensors, torch.device(device))
         restore_optimizer(training.optimizer, _below("optimizer.", tensors))
         return training, dict(header["metrics"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise  # of the GPU: the file is sound
+    except _UNUSABLE as error:
         raise _unusable(path, error) from error
 
 
@@ -91,16 +98,22 @@ def load_model(path: Path, device: torch.device | str) -> LoadedModel:
     header, tensors = _read(path, "model")
     try:
         training = _rebuild(header, tensors, torch.device(device))
+        classes = tuple(header["classes"])
+        named = all(isinstance(name, str) and is_text(name) for name in classes)
+        if not named or len(classes) != training.shape.num_classes:
+            raise ValueError(f"classes {classes} do not name {training.shape.num_classes} logits")
         return LoadedModel(
             model=training.model.eval(),
             configuration=training.configuration,
             shape=training.shape,
-            classes=tuple(header["classes"]),
+            classes=classes,
             seed=training.seed,
             epoch=training.epoch,
             metrics=dict(header["metrics"]),
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise  # of the GPU: the file is sound
+    except _UNUSABLE as error:
         raise _unusable(path, error) from error
 
 
@@ -121,17 +134,42 @@ def _weights(model: CNN) -> dict[str, Tensor]:
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Training:
+    """Return the training that a file speaks of. Raises one of _UNUSABLE where that cannot be."""
+    configuration = Configuration.from_dict(header["configuration"])
+    shape = ImageShape(**header["shape"])
+    weights = _below("model.", tensors)
+    numbers = [*asdict(shape).values(), header["seed"], header["epoch"]]
+    if not all(type(number) is int for number in numbers):
+        raise ValueError("its shape, seed and epoch are not all whole numbers")
+    if not 0 <= header["epoch"] <= configuration.training.epochs:
+        raise ValueError(f"epoch {header['epoch']} of {configuration.training.epochs}")
+    # Before anything is built: a header can speak of a network that no memory holds.
+    needed = network_cost(configuration.network, shape).parameters
+    held = sum(tensor.numel() for tensor in weights.values())
+    if needed > held:
+        raise ValueError(f"its network has {needed} parameters, but it holds {held} numbers")
     training = Training.start(
-        Configuration.from_dict(header["configuration"]),
-        ImageShape(**header["shape"]),
-        header["mean"],
-        header["std"],
-        header["seed"],
-        device,
+        configuration, shape, header["mean"], header["std"], header["seed"], device
     )
-    training.model.load_state_dict(_below("model.", tensors))
+    _load_weights(training.model, weights)
     training.epoch = header["epoch"]
     return training
+
+
+def _load_weights(model: CNN, weights: dict[str, Tensor]) -> None:
+    expected = model.state_dict()
+    odd = sorted(expected.keys() ^ weights.keys())
+    if odd:
+        key = odd[0]
+        raise ValueError(f"tensor {key!r} is {'missing' if key in expected else 'unknown'}")
+    for key, tensor in expected.items():
+        given = weights[key]
+        if (given.shape, given.dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(
+                f"tensor {key!r} is {given.dtype} of shape {tuple(given.shape)}, not "
+                f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+    model.load_state_dict(weights)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -150,5 +188,5 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _unusable(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().split("\n")[0]
+    reason = f"no {error}" if isinstance(error, KeyError) else error
     return CheckpointError(f"{path} cannot be rebuilt by this version ({reason}): use another one")

@@ -6,6 +6,7 @@ float32 in [0, 255], N free, and return logits (N, K) float32; normalisation is 
 
 import copy
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -89,7 +90,9 @@ def _write_programs(model: CNN, folder: Path) -> None:
         program = torch.export.export(model, (example,), dynamic_shapes=num_images)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names paths of this machine
-        torch.export.save(program, folder / "model.pt2")
+        archive = io.BytesIO()
+        torch.export.save(program, archive)  # by itself it ends the process where the disk is full
+        (folder / "model.pt2").write_bytes(archive.getvalue())
         torch.onnx.export(
             program,
             (),

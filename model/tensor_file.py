@@ -2,10 +2,11 @@
 
 The header is one JSON text under the key "fashion-search" of the file's metadata: "version",
 "sha256" over everything else, and what the caller put there. A file is written beside its place
-and moved there, so a reader finds the old one or the new one, whole. Equal content gives equal
-bytes. Format: https://github.com/huggingface/safetensors
+and moved there, so a reader finds the old one or the new one, whole, also after a power cut. Equal
+content gives equal bytes. Format: https://github.com/huggingface/safetensors
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,16 +20,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from data.memory import available_memory
+from data.one_line import OneLineError
+from data.plain_file import open_plain
+
 FORMAT = "fashion-search"
 VERSION = 1
+_MOST_TENSORS = 10_000  # a network of ours and its optimizer have hundreds
+_MOST_HEADER = 16 << 20  # characters
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OneLineError, ValueError):
     """Say in one line which file cannot be used, and why."""
 
 
 def write_tensors(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` and `header` (JSON values; not-a-number is kept) to `path`, or nothing."""
+    """Write `tensors` and `header` (JSON values; not-a-number is kept) to `path`, or nothing.
+
+    Raises:
+        OSError: As the system gave it (`errno` tells a full disk). What was at `path` still is.
+    """
     # The file has one order of axes, whatever the memory layout of the training was.
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     # What is hashed is what a reader will see: tuples have become lists by then.
@@ -44,6 +55,7 @@ def write_tensors(path: Path, header: Mapping[str, Any], tensors: Mapping[str, T
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _reach_the_disk(path.parent)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -53,6 +65,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         CheckpointError: The file is missing, damaged, not ours, or of another format version.
     """
     try:
+        with open_plain(path) as plain:  # of a pipe, safetensors would wait for the writer
+            num_bytes = os.fstat(plain.fileno()).st_size
+        if num_bytes > available_memory():
+            raise CheckpointError(f"{path} has {num_bytes} bytes, more than memory has free")
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(FORMAT)
             if text is None:
@@ -60,13 +76,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{path} is a safetensors file of another program: give one that {FORMAT} wrote"
                 )
             header = _parse(path, text)
+            if len(file.keys()) > _MOST_TENSORS:
+                raise CheckpointError(
+                    f"{path} holds {len(file.keys())} tensors: no network of ours"
+                )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist: give the path of a saved network") from error
-    except (SafetensorError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except OSError as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({reason}): it was cut short or damaged; "
+            f"{path} cannot be read ({error.strerror or error}): use another one"
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): it was cut short or damaged; "
             "use another one"
         ) from error
     if header.pop("sha256", None) != _digest(header, tensors):
@@ -76,7 +99,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
+def _reach_the_disk(folder: Path) -> None:
+    """Wait until a renaming in `folder` would survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise  # these three: a file system that knows no such thing for folders
+    finally:
+        os.close(handle)
+
+
 def _parse(path: Path, text: str) -> dict[str, Any]:
+    if len(text) > _MOST_HEADER:
+        raise CheckpointError(f"{path} has a header of {len(text)} characters: no network of ours")
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:

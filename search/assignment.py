@@ -19,8 +19,8 @@ class Assignment:
     attempt: int
     configuration: Configuration
     seed: int
-    checkpoint: Path
-    """Where the trial's checkpoint is written, and read from when it exists."""
+    folder: Path
+    """Of the trial's checkpoints, which are written there, and gone on from where there are any."""
     from_epoch: int = 0
     """Epochs of the trial that the record holds."""
 
@@ -45,5 +45,8 @@ class Observer(Protocol):
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Note that a trial ended; only trials that started are told of."""
 
-    def stopping(self) -> None:
-        """Note that the search was asked to stop. A signal's handler calls this: take no lock."""
+    def failed(self, trial: int, failure: str, reason: str) -> None:
+        """Note that an attempt failed, of which kind and why; the trial goes on later."""
+
+    def stopping(self, reason: str) -> None:
+        """Note that the search is about to stop. A signal's handler calls this: take no lock."""

@@ -7,9 +7,12 @@ is handed out again (its worker died) is a new trial to Tune.
 
 from __future__ import annotations
 
-import signal
+import json
+from pathlib import Path
 from typing import Any
 
+import ray
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -17,6 +20,7 @@ from ray.tune.search import Searcher
 from model.train import EpochMetrics
 from search.assignment import Assignment
 from search.driver import Driver
+from search.failure import Failure, of_dead_worker
 from search.trial import FAILURE, METRICS, REMARK, TRIAL
 
 
@@ -40,6 +44,8 @@ class DriverSearcher(Searcher):
     # Ray's annotation leaves out the word FINISHED.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the next assignment, None for none now, or that the search is finished."""
+        if self.error is not None:
+            return str(Searcher.FINISHED)
         try:
             assignment = self._driver.next()
         except Exception as error:
@@ -55,10 +61,8 @@ class DriverSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the driver of a worker that died; other ends it knows already."""
-        number = self.trials.pop(trial_id, None)
-        if error and number is not None:
-            self._driver.on_lost(number, "the worker process died")
+        """Forget an assignment; the driver knows of its end, see `DriverScheduler`."""
+        self.trials.pop(trial_id, None)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tuner pickles its arguments for a restore that we never use; the driver stays here.
@@ -72,22 +76,52 @@ class DriverSearcher(Searcher):
 
 
 class DriverScheduler(FIFOScheduler):
-    """Passes each epoch to the driver and its verdict back to Tune."""
+    """Passes each epoch, and each failure, to the driver and its verdict back to Tune."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, searcher: DriverSearcher) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._driver = driver
+        self._driver, self._searcher = driver, searcher
         self._placed: set[str] = set()
+        self._killed_for_memory = _killed_for_memory()
+        self.hung: dict[str, str] = {}
+        """Tune's trial id -> why `HangWatch` has ended its worker."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the epoch and return Tune's word for the verdict."""
+        if self._searcher.error is not None:
+            return str(TrialScheduler.STOP)
+        try:
+            goes_on = self._on_result(trial, result)
+        except Exception as error:
+            # The record cannot be written: nothing more may happen that it would not hold.
+            self._searcher.error = self._searcher.error or error
+            goes_on = False
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Tell the driver of a worker that died."""
+        number = self._searcher.trials.get(trial.trial_id)
+        if number is None:
+            return
+        if reason := self.hung.pop(trial.trial_id, ""):
+            failure = Failure(kind="hung", reason=reason)
+        else:
+            before, self._killed_for_memory = self._killed_for_memory, _killed_for_memory()
+            memory = self._killed_for_memory > before
+            failure = of_dead_worker(_said_of(trial), killed_for_memory=memory)
+        try:
+            self._driver.on_failure(number, failure)
+        except Exception as error:
+            self._searcher.error = self._searcher.error or error
+
+    def _on_result(self, trial: Trial, result: dict[str, Any]) -> bool:
         number = int(result[TRIAL])
         if trial.trial_id not in self._placed:
             self._placed.add(trial.trial_id)
             self._driver.place(number, node=str(result["node"]), pid=int(result["pid"]))
         if result[FAILURE]:
-            self._driver.on_failure(number, str(result[FAILURE]))
-            return str(TrialScheduler.STOP)
+            self._driver.on_failure(number, Failure(**json.loads(result[FAILURE])))
+            return False
         if result[REMARK]:
             self._driver.remark(number, str(result[REMARK]))
         # Tune flattens nested results: {"metrics": {"epoch": 1}} arrives as {"metrics/epoch": 1}.
@@ -95,8 +129,29 @@ class DriverScheduler(FIFOScheduler):
         metrics = EpochMetrics(
             **{key.removeprefix(prefix): result[key] for key in result if key.startswith(prefix)}
         )
-        verdict = self._driver.on_epoch(number, metrics)
-        return str(TrialScheduler.CONTINUE if verdict.action == "continue" else TrialScheduler.STOP)
+        return self._driver.on_epoch(number, metrics).action == "continue"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+
+class HangWatch(Callback):
+    """Ends workers that are taken for hung: Tune has no limit of its own."""
+
+    def __init__(
+        self, driver: Driver, scheduler: DriverScheduler, searcher: DriverSearcher
+    ) -> None:
+        self._driver, self._scheduler, self._searcher = driver, scheduler, searcher
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Kill the worker of every trial in flight that is silent for too long."""
+        hung = self._driver.hung()
+        for trial in trials if hung else ():
+            number = self._searcher.trials.get(trial.trial_id)
+            actor = trial.temporary_state.ray_actor
+            if number in hung and actor is not None and trial.trial_id not in self._scheduler.hung:
+                self._scheduler.hung[trial.trial_id] = hung[number]
+                ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
@@ -109,20 +164,23 @@ def as_config(assignment: Assignment) -> dict[str, Any]:
         "attempt": assignment.attempt,
         "configuration": assignment.configuration.to_dict(),
         "seed": assignment.seed,
-        "checkpoint": str(assignment.checkpoint),
+        "folder": str(assignment.folder),
         "from_epoch": assignment.from_epoch,
     }
 
 
-def stop_on_signals(driver: Driver) -> None:
-    """Let SIGINT and SIGTERM end the search after the current epochs; a second one ends it at once.
+def _said_of(trial: Trial) -> str:
+    # Tune keeps what Ray said in a file, and lets nobody else know.
+    try:
+        return Path(str(trial.error_file)).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
 
-    To be called after `ray.init`, which installs a SIGTERM handler of its own.
-    """
 
-    def handle(number: int, _: object) -> None:
-        driver.stop(f"{signal.Signals(number).name} received")
-        signal.signal(number, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
+def _killed_for_memory() -> int:
+    """Return how many processes this machine has killed for want of memory; 0 where not Linux."""
+    try:
+        counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
+        return int(counters[counters.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return 0

@@ -6,6 +6,7 @@ absolute here, once.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from search.cli_care import care
 from search.cli_options import (
     DEFAULT_RUNS,
     AsJson,
@@ -21,9 +23,9 @@ from search.cli_options import (
     StudyName,
     Verbose,
     data_place,
+    go_on,
     open_named,
     show,
-    show_result,
     verbosity,
 )
 from search.cli_results import results
@@ -78,8 +80,8 @@ def run(
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})
     level = verbosity(quiet or as_json, verbose)
     study, images = new_study(resolved, folder, level)
-    with hold(study.folder):
-        _go_on(study, images, level, as_json)
+    with hold(study):
+        go_on(study, images, level, as_json)
 
 
 @app.command()
@@ -120,8 +122,20 @@ def resume(
     from search.run import reopen_images
 
     opened = open_named(study, runs)
-    with hold(opened.folder):
-        _go_on(opened, reopen_images(opened), verbosity(quiet or as_json, verbose), as_json)
+    with hold(opened):
+        go_on(opened, reopen_images(opened), verbosity(quiet or as_json, verbose), as_json)
+
+
+@app.command()
+def stop(
+    study: StudyName,
+    now: Annotated[bool, typer.Option("--now", help="Not after the current epochs.")] = False,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Ask who works on a study to stop, and wait for that: from any terminal."""
+    from search.stop import ask_to_stop
+
+    ask_to_stop(open_named(study, runs), now=now, say=typer.echo)
 
 
 @app.command()
@@ -141,7 +155,7 @@ def status(
         opened = open_named(study, runs)
         show(summarise(opened), as_json, lambda: status_table(opened))
         return
-    found = sorted(path.parent for path in runs.resolve().glob("*/study.db"))
+    found = sorted(path.parent for path in runs.resolve().glob("*/config.yaml"))
     summaries = []
     for folder in found if as_json else ():
         try:
@@ -152,6 +166,7 @@ def status(
 
 
 app.add_typer(results)  # without a name: its commands stand beside those above
+app.add_typer(care)
 
 
 def main() -> None:
@@ -161,8 +176,15 @@ def main() -> None:
     except Exception as error:
         if _options["debug"] or not _is_for_people(error):
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {_told(error)}\n")
         sys.exit(2)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" of {Path(str(error.filename)).parent}" if error.filename else ""
+        return f"the disk{where} is full: free some space and try again"
+    return " ".join(str(error).split())
 
 
 def _is_for_people(error: Exception) -> bool:
@@ -170,21 +192,6 @@ def _is_for_people(error: Exception) -> bool:
     names = {"DataError", "StudyError", "ConfigError", "CheckpointError", "ExportError"}
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & names) or isinstance(error, ValueError | OSError)
-
-
-def _go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
-    from search.run import finish, report_study, search
-
-    try:
-        done = study.state not in ("created", "searching", "stopped")
-        if done or search(study, images, level):
-            show_result(study, finish(study, level), as_json)
-            return
-        report_study(study)
-    except KeyboardInterrupt:
-        pass
-    sys.stderr.write(f"stopped; resume with: python -m search resume {study.name}\n")
-    sys.exit(130)
 
 
 def _resolve(

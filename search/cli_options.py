@@ -6,6 +6,7 @@ No heavy imports at module level: `--help` reads this too.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +51,35 @@ def show(content: Any, as_json: bool, table: Callable[[], Any]) -> None:
     from rich.console import Console
 
     Console().print(table())
+
+
+def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
+    """Search until the budget is spent, then retrain, test, export and report.
+
+    Leaves with exit code 130 where it was interrupted, and 2 where it cannot go on.
+    """
+    from search.filesystem import network_warning
+    from search.run import finish, report_study, search
+    from search.session import end_on_signals, ignore_signals
+
+    if study.config.storage is None and (warning := network_warning(study.folder)):
+        sys.stderr.write(f"warning: {warning}\n")
+    end_on_signals()
+    try:
+        done = study.state not in ("created", "searching", "stopped")
+        if done or search(study, images, level):
+            show_result(study, finish(study, level), as_json)
+            return
+        report_study(study)
+    except KeyboardInterrupt:
+        pass
+    ignore_signals()
+    command = f"resume with: python -m search resume {study.name}"
+    if halted := study.noted("halted"):
+        sys.stderr.write(f"error: {halted}; then {command}\n")
+        sys.exit(2)
+    sys.stderr.write(f"stopped; {command}\n")
+    sys.exit(130)
 
 
 def show_result(study: Any, result: dict[str, Any], as_json: bool) -> None:

@@ -38,7 +38,7 @@ def retrain(
     from search.run import report_study, retrain_study
 
     opened = open_named(study, runs)
-    with hold(opened.folder):
+    with hold(opened):
         retrain_study(opened, verbosity(quiet, verbose))
         report_study(opened)
     typer.echo(f"retrained: {opened.folder / 'final'}; next: evaluate {opened.name}")
@@ -58,7 +58,7 @@ def evaluate(
     from search.run import evaluate_study, report_study
 
     opened = open_named(study, runs)
-    with hold(opened.folder):
+    with hold(opened):
         evaluate_study(opened, break_seal=break_seal)
         if opened.state == "retrained":
             opened.set_state("finished")
@@ -77,7 +77,7 @@ def export(
     from search.run import export_study
 
     opened = open_named(study, runs)
-    with hold(opened.folder):
+    with hold(opened):
         folder = export_study(opened, None if out is None else out.resolve())
     typer.echo(str(folder))
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from data.source import DataSpec
 from model.config import Configuration
 from search.baselines import BASELINES
+from search.database_url import check_url
 from search.space import Space
 
 Positive = Annotated[int, Field(gt=0)]
@@ -177,6 +178,16 @@ class ResourcesSection(Section):
     """GPU share of one trial; `auto`: 0 without a GPU, else one GPU divided by 4."""
     max_concurrent: Positive | Literal["auto"] = "auto"
     """Trials at a time; `auto`: as many as the CPUs and GPUs hold."""
+    hang_seconds: float | Literal["auto"] = "auto"
+    """A worker that has finished no epoch for so long is taken for hung and ended; `auto`: 20 times
+    what a probe and the epochs so far let expect, two minutes at least."""
+
+    @field_validator("hang_seconds")
+    @classmethod
+    def _is_a_time(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value <= 0:
+            raise ValueError(f"{value:g} is no number of seconds above 0")
+        return value
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -184,6 +195,16 @@ class ResourcesSection(Section):
         if isinstance(value, float) and not (0 <= value <= 1 or value == int(value) > 0):
             raise ValueError(f"{value:g} is no share from 0 to 1, nor a whole number of GPUs")
         return value
+
+
+class CheckpointsSection(Section):
+    """Which networks of the search stay on the disk. Trials that go on keep theirs in any case."""
+
+    keep_best: int = Field(default=3, ge=0)
+    """Best trials that have ended whose network is kept, as it was at its best epoch."""
+    max_gb: float | None = Field(default=5.0, gt=0)
+    """GB (10^9 bytes) of all checkpoints of the study; null for no limit. Over it, the least useful
+    are deleted first, those of running trials never."""
 
 
 class FinalSection(Section):
@@ -201,6 +222,9 @@ class StudyConfig(Section):
 
     study: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name; its folder is `runs/<study>`."""
+    storage: str | None = None
+    """`postgresql://[USER@]HOST[:PORT]/DATABASE` to keep the record on a server, which several
+    studies may share; null for `study.db` in the study's folder."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_epochs: Positive = 9
     """R: epochs of a trial that is never stopped, and the length of its learning-rate schedule."""
@@ -217,7 +241,15 @@ class StudyConfig(Section):
     asha: AshaSection = AshaSection()
     budget: BudgetSection
     resources: ResourcesSection = ResourcesSection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
     final: FinalSection = FinalSection()
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_database(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_url(url)
+        return url
 
     @field_validator("baselines")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from data.one_line import OneLineError
 from search.config import StudyConfig
 from search.dimension import nearest
 
@@ -39,7 +40,7 @@ _RULES = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(OneLineError, ValueError):
     """A study file that cannot be used: one line that says where, what is allowed, what to do."""
 
 
@@ -134,5 +135,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         text = repr(value)
     else:
-        text = "empty" if value is None else json.dumps(value, default=str)
+        try:
+            text = "empty" if value is None else json.dumps(value, default=str)
+        except TypeError:  # a key that JSON does not have, such as a date
+            text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

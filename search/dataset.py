@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.download import Progress
-from data.images import DataUnavailable, LabelledImages
+from data.images import DataUnavailable, ImageShape, LabelledImages
 from data.source import load_train
 from data.split import split_fingerprint, stratified_split
 from search.config import DataSection, StudyConfig
+from search.study_error import StudyError
+
+if TYPE_CHECKING:
+    from search.study import Study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +74,27 @@ def load_images(section: DataSection, progress: Progress | None = None) -> Study
         validation_indices=validation,
         fingerprint=split_fingerprint(everything.fingerprint(), validation),
     )
+
+
+def image_shape(study: Study) -> ImageShape:
+    """Return what the images of a study look like, by its record; they need not be there.
+
+    Raises:
+        StudyError: The record does not say it.
+    """
+    facts = study.noted("data") or {}
+    try:
+        return ImageShape(
+            channels=facts["channels"],
+            height=facts["height"],
+            width=facts["width"],
+            num_classes=len(facts["classes"]),
+        )
+    except KeyError as error:
+        raise StudyError(
+            f"the record of {study.name} does not tell the {error.args[0]} of its images; only that"
+            " of a study which `run` has begun does"
+        ) from None
 
 
 def settle_source(

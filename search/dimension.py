@@ -187,7 +187,8 @@ def _same(value: Any, choice: Any) -> bool:
 
 
 def _is_whole(number: float) -> bool:
-    return math.isclose(number, round(number), rel_tol=0, abs_tol=1e-8)  # Optuna's own tolerance
+    # Optuna's own tolerance. A step far too small for its range makes infinitely many.
+    return math.isfinite(number) and math.isclose(number, round(number), rel_tol=0, abs_tol=1e-8)
 
 
 def _is_number(value: Any) -> bool:

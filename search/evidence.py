@@ -21,7 +21,7 @@ class Tuning:
 
     most_observations: int = 200
     """Half of them the best ones, the others at random: the cost of a proposal is bounded."""
-    most_diverged: int = 40
+    most_untrainable: int = 40
     random_share: float = 0.2
     """Share of proposals drawn anywhere, so that no model can be wrong for ever."""
     stale_share: float = 0.3
@@ -42,14 +42,14 @@ class Evidence:
     """Observations of some trials; higher is better."""
 
     numbers: list[int]
-    """(n,) the trials, diverged ones last."""
+    """(n,) the trials, untrainable ones last."""
     values: Vector
     """(n,) on the scale of the highest level reached."""
     variances: Vector
     """(n,) how little a value from a lower level says about that one."""
     level: int
     """Index of that level."""
-    diverged: int
+    untrainable: int
     """Trials among them that count as the worst there is."""
 
 
@@ -79,19 +79,19 @@ def curve_of(values: Mapping[int, float], levels: Sequence[int], sign: float) ->
 
 def gather(
     curves: Mapping[int, Mapping[int, float]],
-    diverged: Sequence[int],
+    untrainable: Sequence[int],
     *,
     most: int,
-    most_diverged: int,
+    most_untrainable: int,
     rng: random.Random,
 ) -> Evidence:
     """Bring all trials to one scale, and choose those the model is built on.
 
     Args:
         curves: Trial -> index of a level -> value; at least one.
-        diverged: Trials whose loss was not finite.
+        untrainable: Trials whose loss was not finite, or that do not fit into memory.
         most: Observations to keep: half of them the best ones, the others at random.
-        most_diverged: Diverged trials to keep: the last ones.
+        most_untrainable: How many of those to keep: the last ones.
         rng: Chooses.
     """
     numbers = list(curves)
@@ -100,13 +100,13 @@ def gather(
     if len(rows) > most:
         rows.sort(key=lambda row: -scaled.values[row])
         rows = rows[: most // 2] + rng.sample(rows[most // 2 :], most - most // 2)
-    worst, lost = float(scaled.values.min()), list(diverged)[-most_diverged:]
+    worst, lost = float(scaled.values.min()), list(untrainable)[-most_untrainable:]
     return Evidence(
         numbers=[numbers[row] for row in rows] + lost,
         values=np.append(scaled.values[rows], [worst] * len(lost)),
         variances=np.append(scaled.variances[rows], [0.0] * len(lost)),
         level=scaled.level,
-        diverged=len(lost),
+        untrainable=len(lost),
     )
 
 

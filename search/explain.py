@@ -52,7 +52,7 @@ def explain(study: Study, wanted: str) -> Explanation:
         StudyError: There is no such trial.
     """
     trials = study.trials()
-    trial = _find(study, trials, wanted)
+    trial = find_trial(study, trials, wanted)
     decisions = [d for d in study.record.decisions() if d["trial"] == trial.number]
     attempts = [a for a in study.record.attempts() if a["trial"] == trial.number]
     failed = [a for a in attempts if a["outcome"] == "failed"]
@@ -114,7 +114,12 @@ def explanation_page(found: Explanation) -> RenderableType:
     return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
 
 
-def _find(study: Study, trials: Sequence[Trial], wanted: str) -> Trial:
+def find_trial(study: Study, trials: Sequence[Trial], wanted: str) -> Trial:
+    """Return the trial that `wanted` names: `t0017`, `17`.
+
+    Raises:
+        StudyError: There is no such trial.
+    """
     match = re.fullmatch(r"t?(\d{1,9})", wanted.strip().lower())
     number = int(match.group(1)) if match else len(trials)
     if number < len(trials):

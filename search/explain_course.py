@@ -73,7 +73,7 @@ def audit_lines(study: Study, trial: Trial) -> list[str]:
     if not row.counts:
         return [*lines, f"It shows nothing: it {_ended(trial)} before its end."]
     if row.final is None:
-        return [*lines, "It diverged: to stop it would have been right."]
+        return [*lines, "It could not be trained: to stop it would have been right."]
     best, middle = found.best_of_others, found.median_final
     if row.false_stop:
         lines.append(f"It ended above the best of the others ({percent(best)}): a false stop.")
@@ -130,8 +130,8 @@ def end_lines(
     if trial.outcome == "complete":
         return [f"Complete: {reason}."]
     if trial.outcome == "failed":
-        text = f"Failed: {reason}. That is an error of its code or its worker, not a bad value"
-        return [f"{text}; the study went on."]
+        what = f"Failed ({trial.failure}): {reason}. That is an error of its code or its worker"
+        return [f"{what}, not a bad value; see it with: reproduce {study.name} {trial.name}"]
     if trial.outcome == "infeasible":
         if trial.refusal:
             return [f"Refused before training: {reason}. It does not count for the budget."]
@@ -158,7 +158,7 @@ def _waits(study: Study, trial: Trial, decisions: Sequence[Row], attempts: Seque
     alive, done = study.state == "searching" and is_alive(study), last_epoch(trial)
     is_open = bool(attempts) and attempts[-1]["ended_at"] is None
     if alive and is_open:
-        return f"Epoch {done + 1} of {study.config.max_epochs} is being trained."
+        return f"Epoch {done + 1} of {trial.max_epochs} is being trained."
     text = f"It goes on after epoch {done}"
     if decisions and decisions[-1]["action"] == "pause":
         text = f"It waits, paused after epoch {done}, to be promoted"

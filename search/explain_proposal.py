@@ -105,8 +105,8 @@ def _model(
 ) -> list[str]:
     level = plural(basis["level"], "epoch")
     rests = f"{plural(basis['observations'], 'trial')} with values, brought to the scale of {level}"
-    if basis["diverged"]:
-        rests += f"; {basis['diverged']} that diverged, as the worst there is"
+    if basis["untrainable"]:
+        rests += f"; {basis['untrainable']} that could not be trained, as the worst there is"
     if basis["pending"]:
         rests += f"; {basis['pending']} without a value yet, at what the model expects of them"
     expected = (

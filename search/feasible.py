@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.images import ImageShape
@@ -67,6 +67,30 @@ def given_trials(config: StudyConfig, shape: ImageShape) -> list[Given]:
         for index, point in enumerate(config.points, start=1)
     ]
     return baselines + points
+
+
+def given_again(
+    number: int,
+    values: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    config: StudyConfig,
+    shape: ImageShape,
+) -> Given:
+    """Return a trial of before at the study's present length of training.
+
+    Args:
+        number: Of that trial.
+        values: Its parameters; none for a baseline, which lies outside the space.
+        configuration: What it trained.
+        config: The study's settings now.
+        shape: Of the images.
+    """
+    origin = f"trial {number} again, for longer"
+    if values:
+        return Given(origin=origin, values=values)
+    old = Configuration.from_dict(configuration)
+    longer = replace(old, training=replace(old.training, epochs=config.max_epochs))
+    return Given(origin=origin, realised=_realised(longer, config, shape))
 
 
 def _realised(configuration: Configuration, config: StudyConfig, shape: ImageShape) -> Realised:

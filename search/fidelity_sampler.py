@@ -40,8 +40,9 @@ Vector = NDArray[np.float64]
 
 BASIS = "proposal"
 """Trial attribute: what a proposal was based on. The next one starts from its length scales."""
-DIVERGED = "diverged"
-"""Trial attribute: the training's loss was not finite. Such trials count as the worst there is."""
+UNTRAINABLE = "untrainable"
+"""Trial attribute: its loss was not finite, or it needs more memory than there is. Such trials count
+as the worst there is."""
 
 Refuse = Callable[[Mapping[str, Any]], str]
 """Returns why a point cannot be proposed, or an empty string."""
@@ -57,7 +58,7 @@ class _Seen:
     curve: dict[int, float]
     best: float
     """Over the levels, higher is better; -inf where there are none."""
-    diverged: bool
+    untrainable: bool
 
 
 class FidelitySampler(BaseSampler):
@@ -158,18 +159,18 @@ class FidelitySampler(BaseSampler):
     def _evidence(
         self, trials: Sequence[FrozenTrial], sign: float, rng: random.Random
     ) -> Evidence | None:
-        diverged: list[int] = []
+        untrainable: list[int] = []
         curves: dict[int, dict[int, float]] = {}
         for trial in trials:
             seen = self._seen(trial, sign)
-            if seen.diverged:
-                diverged.append(seen.number)
+            if seen.untrainable:
+                untrainable.append(seen.number)
             elif seen.curve:
                 curves[seen.number] = seen.curve
         if not curves:
             return None
-        most, most_diverged = self._tuning.most_observations, self._tuning.most_diverged
-        return gather(curves, diverged, most=most, most_diverged=most_diverged, rng=rng)
+        most, most_untrainable = self._tuning.most_observations, self._tuning.most_untrainable
+        return gather(curves, untrainable, most=most, most_untrainable=most_untrainable, rng=rng)
 
     def _model(
         self,
@@ -214,8 +215,8 @@ class FidelitySampler(BaseSampler):
         hyper = surrogate.hyper
         self.basis = {
             "by": "model",
-            "observations": len(evidence.numbers) - evidence.diverged,
-            "diverged": evidence.diverged,
+            "observations": len(evidence.numbers) - evidence.untrainable,
+            "untrainable": evidence.untrainable,
             "pending": len(pending),
             "level": self._levels[evidence.level],
             "near": parents[row],
@@ -259,7 +260,7 @@ class FidelitySampler(BaseSampler):
                 point=self.cube.encode(trial.params),
                 curve=curve,
                 best=max(curve.values(), default=-math.inf),
-                diverged=bool(trial.user_attrs.get(DIVERGED)),
+                untrainable=bool(trial.user_attrs.get(UNTRAINABLE)),
             )
         return known
 

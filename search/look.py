@@ -15,7 +15,8 @@ from data.source import load_test
 from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
 from search.retrain import sha256
-from search.study import Study, StudyError, write_json
+from search.study import Study, StudyError
+from search.whole_file import write_json
 from search.words import plural
 
 _RESAMPLES = 2000

@@ -6,13 +6,23 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 import psutil
+from rich.filesize import decimal
 
-from data.images import LabelledImages
+from data.images import ImageShape, LabelledImages
+from data.memory import available_memory
+from model.config import Configuration
+from model.geometry import network_cost
+from search.bench import Measured
 from search.config import StudyConfig
-from search.probe import Measured
-from search.slots import Slots
+from search.draws import draw_configurations
+from search.slots import Slots, plan_slots
+
+if TYPE_CHECKING:
+    from search.study import Study
 
 _RAY = 600 << 20  # its own processes on one machine
 _RAY_IN_WORKER = 150 << 20  # what a slot's process holds beyond one of the probe
@@ -20,6 +30,11 @@ _CUDA_IN_WORKER = 500 << 20  # context and kernels of a process, outside PyTorch
 _FILES_A_TRIAL = 40 << 10  # TensorBoard, and its rows in study.db
 _FILES_A_MODEL = 1 << 20  # test logits and TensorBoard of a retrained model
 _FILES_A_STUDY = 5 << 20  # report, an empty study.db
+_FILES_A_CHECKPOINT = 8 << 10  # its header: the configuration, every epoch's metrics
+_LIVE = 4  # checkpoints of a running trial: the last two, the best, the one being written
+_WAITING = 2  # of one that waits for promotion: the last, the best
+_DRAWS = 32  # to know the size of a checkpoint by
+_LOW_DISK = 500_000_000  # as little is soon filled by something else
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,44 +94,105 @@ def gpu_memory_need(slots: Slots, measured: Sequence[Measured]) -> Need | None:
 
 
 def disk_need(
-    config: StudyConfig, runs: Path, *, trials: float, checkpoint: float, model: float
+    config: StudyConfig, runs: Path, *, trials: float, slots: int, checkpoint: float, model: float
 ) -> Need:
-    """Return the disk that a study's folder takes.
+    """Return the disk that a study's folder takes when it is fullest.
 
     Args:
         config: The study.
         runs: Folder that holds the studies; it need not be there yet.
         trials: How many there may be.
-        checkpoint: Mean size of a trial's checkpoint.
+        slots: How many run at a time.
+        checkpoint: Mean size of a checkpoint.
         model: Size of a trained model without its optimizer.
     """
+    limits, asha = config.checkpoints, config.asha
+    live = slots * _LIVE * checkpoint
+    kept = min(limits.keep_best, trials) * checkpoint
+    if asha.enabled and asha.form == "promotion":
+        kept = max(kept, _WAITING * trials * checkpoint)
+    if limits.max_gb is not None:  # what runs is kept all the same, and the best
+        kept = min(kept, max(limits.max_gb * 1e9 - live, checkpoint))
+    parts = {
+        "checkpoints": round(live + kept),
+        "curves and record": round(trials * _FILES_A_TRIAL),
+        **_files_at_the_end(config, model),
+    }
+    return Need(what="disk", parts=parts, available=_free(runs))
+
+
+def check_disk(study: Study) -> None:
+    """Refuse to search where the disk cannot hold what the study needs at least.
+
+    That is what its slots write at a time, and what follows the search; not what may come together
+    of trials that wait.
+
+    Raises:
+        ValueError: In one line, what is needed, what is free and what to do.
+    """
+    config, facts = study.config, study.noted("data")
+    shape = ImageShape(
+        channels=facts["channels"],
+        height=facts["height"],
+        width=facts["width"],
+        num_classes=len(facts["classes"]),
+    )
+    draws = draw_configurations(config, shape, count=_DRAWS)
+    drawn = (*draws.first.values(), *draws.drawn)
+    if not drawn:
+        return  # the search says that nothing can be proposed, and why
+    slots = plan_slots(config.resources).count
+    parts = {
+        f"checkpoints of {slots} x trial": round(
+            slots * _LIVE * fmean(checkpoint_bytes(c, shape) for c in drawn)
+        ),
+        **_files_at_the_end(
+            config, 4 * fmean(network_cost(c.network, shape).parameters for c in drawn)
+        ),
+    }
+    need = Need(what="disk", parts=parts, available=_free(study.folder))
+    if not need.suffices:
+        sizes = ", ".join(f"{name} {decimal(part)}" for name, part in parts.items())
+        raise ValueError(
+            f"disk: {study.name} needs at least {decimal(need.total)} ({sizes}), but"
+            f" {decimal(need.available)} are free at {study.folder}; free some (`gc` deletes what"
+            " no study needs), or begin it under --runs on a larger disk"
+        )
+
+
+def low_disk(folder: Path) -> str:
+    """Return a warning where so little of the folder's disk is free that it may soon be full."""
+    free = _free(folder)
+    if free >= _LOW_DISK:
+        return ""
+    return (
+        f"only {decimal(free)} are free on the disk of {folder}; when it is full the study stops,"
+        " to be resumed: free some, `gc` deletes what no study needs"
+    )
+
+
+def checkpoint_bytes(configuration: Configuration, shape: ImageShape) -> int:
+    """Return about how large a checkpoint is: the parameters, and what the optimizer keeps of each.
+
+    Raises:
+        ValueError: The network does not fit the images.
+    """
+    recipe = configuration.training
+    copies = 3 if recipe.optimizer == "adamw" else 1 + (recipe.momentum > 0)
+    parameters = network_cost(configuration.network, shape).parameters
+    return 4 * copies * parameters + _FILES_A_CHECKPOINT
+
+
+def _files_at_the_end(config: StudyConfig, model: float) -> dict[str, int]:
     final = config.final
     models = final.seeds + final.baseline_seeds * len(config.baselines)
-    parts = {
-        "checkpoints": round(trials * checkpoint),
-        "curves and record": round(trials * _FILES_A_TRIAL),
+    return {
         "final models": round(models * (model + _FILES_A_MODEL)),
         # Weights three times: safetensors, torch.export, ONNX.
         "export and report": _FILES_A_STUDY + round(3 * model) * final.export,
     }
-    place = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    return Need(what="disk", parts=parts, available=shutil.disk_usage(place).free)
 
 
-def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the memory this process may still take: the machine's, or its container's if less.
-
-    `cgroup` holds the limits of the container in the files of Linux's control groups, version 2.
-    """
-    free = psutil.virtual_memory().available
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-        stat = (cgroup / "memory.stat").read_text(encoding="ascii").split()
-    except OSError:
-        return free  # no container, or none of that kind
-    if limit == "max":
-        return free
-    # Files read long ago are given back when memory is asked for.
-    cached = int(stat[stat.index("inactive_file") + 1])
-    return min(free, int(limit) - used + cached)
+def _free(folder: Path) -> int:
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(place).free

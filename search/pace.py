@@ -19,8 +19,8 @@ from scipy.optimize import nnls
 from data.images import ImageShape
 from model.config import Configuration
 from model.geometry import network_cost, plan_network
+from search.bench import Measured
 from search.draws import Draws
-from search.probe import Measured
 from search.words import describe_network
 
 _UNKNOWN_SPREAD = 0.3  # of the logarithm, where too little was measured to tell

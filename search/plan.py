@@ -189,6 +189,7 @@ def _foresee(plan: Plan, probed: Probed, images: StudyImages, loading: float, ru
             config,
             runs,
             trials=forecast.trials.high,
+            slots=slots.count,
             checkpoint=float(np.mean([m.checkpoint_bytes for m in probed.measured])),
             model=4 * float(np.mean([cost.parameters for cost in costs])),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from rich.table import Table
 
 from data.folder import PICTURES, read_image
 from data.images import DataError
+from data.memory import check_memory
+from data.one_line import one_line
 from data.tabular import read_pixels
 from model.checkpoint import LoadedModel, load_model
 from model.evaluate import predict_logits
+from model.geometry import plan_network
 from search.study import StudyError
+
+_MOST_AT_ONCE = 250  # images; more outgrow the cache
+_MAPS_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,13 +73,15 @@ def predict(loaded: LoadedModel, inputs: list[Path], *, top: int) -> list[Predic
 
     Raises:
         DataError: An input is missing, of another kind, or does not hold what it should.
+        StudyError: The model's weights are of a training that diverged.
     """
     shape = loaded.shape
     sources: list[str] = []
     images: list[NDArray[np.uint8]] = []
     for path in inputs:
         if path.is_dir():
-            pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+            found = (p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+            pictures = sorted(p for p in found if not p.is_dir())
             if not pictures:
                 raise DataError(f"{path} holds no picture ({', '.join(PICTURES)})")
         elif path.suffix.lower() in PICTURES:
@@ -80,15 +89,20 @@ def predict(loaded: LoadedModel, inputs: list[Path], *, top: int) -> list[Predic
         elif path.name.lower().endswith((".csv", ".csv.gz")):
             pictures = []
             rows = read_pixels(path, shape)
+            _check_memory(loaded, path, len(rows))
             images.extend(rows)
             sources.extend(f"{path} image {i}" for i in range(1, len(rows) + 1))
         else:
             raise DataError(f"{path}: must be a folder, a .csv, or {', '.join(PICTURES)}")
+        _check_memory(loaded, path, len(pictures))
         images.extend(read_image(picture, shape) for picture in pictures)
         sources.extend(map(str, pictures))
     if not images:
         raise DataError("nothing to predict: the inputs hold no image")
-    logits = torch.from_numpy(predict_logits(loaded.model, torch.from_numpy(np.stack(images))))
+    pixels = torch.from_numpy(np.stack(images))
+    logits = torch.from_numpy(predict_logits(loaded.model, pixels, _batch(loaded)))
+    if not logits.isfinite().all():
+        raise StudyError("the model answers not-a-number: its training diverged; give another one")
     probabilities, classes = logits.softmax(dim=1).topk(min(top, shape.num_classes), dim=1)
     return [
         Prediction(
@@ -102,12 +116,31 @@ def predict(loaded: LoadedModel, inputs: list[Path], *, top: int) -> list[Predic
     ]
 
 
+def _check_memory(loaded: LoadedModel, path: Path, num_images: int) -> None:
+    """Refuse, before an image is read, what would not fit. Raises DataError."""
+    shape = loaded.shape
+    pixels = num_images * shape.channels * shape.height * shape.width
+    # When they are joined, the images are there twice.
+    check_memory(path, 2 * pixels + _batch(loaded) * _largest_maps(loaded))
+
+
+def _batch(loaded: LoadedModel) -> int:
+    """Return how many images go through the network at once."""
+    return max(1, min(_MOST_AT_ONCE, _MAPS_BYTES // _largest_maps(loaded)))
+
+
+def _largest_maps(loaded: LoadedModel) -> int:
+    """Return the bytes that one image takes inside the network: the largest map, and another."""
+    blocks = plan_network(loaded.configuration.network, loaded.shape).blocks
+    return max(8 * conv.filters * math.prod(conv.out_size) for block in blocks for conv in block)
+
+
 def predict_table(predictions: list[Prediction]) -> Table:
     """Return the predictions as a table for the terminal."""
     table = Table("image", "label", "probability", box=None, pad_edge=False)
     for prediction in predictions:
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
         for rank, (label, probability) in enumerate(pairs):
-            source = escape(prediction.source) if rank == 0 else ""
+            source = escape(one_line(prediction.source)) if rank == 0 else ""
             table.add_row(source, escape(label), f"{probability:.4f}")
     return table

@@ -10,43 +10,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data.images import ImageShape, LabelledImages
+from data.images import LabelledImages
 from model.config import Configuration
+from search.bench import Bench, Measured
+from search.end_with_parent import end_with_parent, signals_to_parent_only
 from search.slots import Slots, pick_device, worker_environment
-
-_MOST_EPOCHS = 100_000  # of a probed schedule: the longest that a configuration may have
-_MOST_BATCHES = 8  # in one measured stretch: an epoch of `fit` over a few images
-_SCORED_IMAGES = 500  # after each stretch
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What one configuration costs in one slot while the others are busy."""
-
-    configuration: Configuration
-    slot: int
-    train_per_second: float
-    """Images trained on in a second."""
-    score_per_second: float
-    """Validation images scored in a second."""
-    save_seconds: float
-    """To write its checkpoint."""
-    checkpoint_bytes: int
-    memory_bytes: int
-    """Most memory of the slot's process up to now, images left out."""
-    gpu_bytes: int
-    """Most GPU memory that the slot's process reserved up to now; 0 on a CPU."""
-    cpu_share: float
-    """CPU time that the process got, by its time; below 1 where other programs took the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,8 +91,9 @@ def probe(
     measured: list[Measured] = []
     failures: list[tuple[Configuration, str]] = []
     try:
-        for worker in workers:
-            worker.start()
+        with signals_to_parent_only():
+            for worker in workers:
+                worker.start()
         for _ in workers:
             _next(answers, workers)
         started = time.monotonic()
@@ -172,7 +149,7 @@ def _serve(
     go: Any,
 ) -> None:
     """Measure one configuration after the other in a process of its own, until it is ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends us
+    end_with_parent()
     import torch
 
     from data.loader import as_tensors
@@ -183,7 +160,7 @@ def _serve(
     with suppress(Exception):  # told when it is measured
         # The first optimizer of a process imports for a second or two.
         Training.start(configurations[0], images.shape, *pixels, 0, device)
-    bench = _Bench(
+    bench = Bench(
         slot=slot,
         tensors=as_tensors(images, device),
         shape=images.shape,
@@ -212,66 +189,3 @@ def _serve(
             bench.measure(last, seconds)
         except Exception:  # said before
             time.sleep(seconds)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bench:
-    """What a process measures with."""
-
-    slot: int
-    tensors: Any
-    shape: ImageShape
-    pixels: tuple[tuple[float, ...], tuple[float, ...]]
-    device: Any
-    path: Path
-
-    def measure(self, configuration: Configuration, seconds: float) -> Measured:
-        """Train for about so long, after two stretches that warm up and tell how long one is."""
-        import psutil
-        import torch
-
-        from model.checkpoint import save_checkpoint
-        from model.train import Training, fit
-
-        begun = time.perf_counter()
-        images, labels = self.tensors
-        recipe = replace(configuration.training, epochs=_MOST_EPOCHS)
-        mean, std = self.pixels
-        training = Training.start(
-            replace(configuration, training=recipe), self.shape, mean, std, 0, self.device
-        )
-        scored = images[:_SCORED_IMAGES], labels[:_SCORED_IMAGES]
-        batch = min(recipe.batch_size, len(images))
-        first = (images[:batch], labels[:batch])
-        for warm in fit(training, first, scored, until=2):
-            stretch = warm.seconds
-        left = seconds - (time.perf_counter() - begun)
-        count = max(1, min(_MOST_BATCHES, len(images) // batch, int(left / stretch / 2)))
-        part = (images[: count * batch], labels[: count * batch])
-        trained = scored_for = 0.0
-        stretches, computed = 0, time.process_time()
-        for metrics in fit(training, part, scored):
-            trained += len(part[0]) / metrics.images_per_second
-            scored_for += metrics.seconds - len(part[0]) / metrics.images_per_second
-            stretches += 1
-            if time.perf_counter() - begun > seconds:
-                break
-        computed = time.process_time() - computed
-        saving = time.perf_counter()
-        save_checkpoint(training, self.path, asdict(metrics))
-        saving = time.perf_counter() - saving
-        size = self.path.stat().st_size
-        self.path.unlink()
-        on_gpu = self.device.type == "cuda"
-        return Measured(
-            configuration=configuration,
-            slot=self.slot,
-            train_per_second=stretches * len(part[0]) / trained,
-            score_per_second=stretches * len(scored[0]) / scored_for,
-            save_seconds=saving,
-            checkpoint_bytes=size,
-            # Workers keep what they once took (`worker_environment`): what it is now was the most.
-            memory_bytes=psutil.Process().memory_info().rss,
-            gpu_bytes=torch.cuda.max_memory_reserved() if on_gpu else 0,
-            cpu_share=min(1.0, computed / (trained + scored_for)),
-        )

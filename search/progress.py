@@ -135,7 +135,21 @@ class Screen:
         # What failed stays on the screen: somebody may have to mend it.
         self._tell(text, always=self._verbosity == "verbose" or outcome == "failed")
 
-    def stopping(self) -> None:
+    def failed(self, trial: int, failure: str, reason: str) -> None:
+        """Say that a trial's worker failed it, and that it goes on."""
+        with self._lock:
+            self._view.free(trial, time.time())
+        name = self._view.trials[trial].name
+        text = reason if reason.startswith(failure) else f"{failure}: {reason}"
+        self._tell(
+            one_line(f"{name} has lost an attempt and will be tried again: {text}"), always=True
+        )
+
+    def warn(self, text: str) -> None:
+        """Say what people should know; it stays on the screen."""
+        self._tell(text, always=True)
+
+    def stopping(self, reason: str) -> None:
         """Say that the search stops after the current epochs, in the frame if there is one."""
         self._state = _STOPPING
         if self._live is None:

@@ -2,14 +2,14 @@
 
 Optuna's tables hold each trial's parameters, state, value and intermediate values. These hold the
 rest: every epoch's metrics, every attempt with its node, every decision with its reason, every look
-at the test set, every session. Only the driver writes.
+at the test set (and every session: `search.sessions`). Only the driver writes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,8 +18,16 @@ import sqlalchemy as sa
 from model.train import EpochMetrics
 from search import tables
 from search.ladder import Decision
+from search.sessions import Sessions
+from search.tables import rows_of
 
-EventKind = Literal["proposed", "promoted", "epoch", "ended"]
+EventKind = Literal["proposed", "promoted", "epoch", "ended", "reopened", "extended"]
+"""`reopened`: a trial that the end of the budget had ended goes on. `extended`: the budget or the
+longest training was raised; of no trial (-1), the reason is what changed (JSON)."""
+
+NO_TRIAL = -1
+"""The trial of an event that is of none."""
+_OF_A_FAILURE = ("attempt", "failure", "from_epoch", "reason")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +63,9 @@ class EventRow:
     outcome: str | None
     """Of an end."""
     reason: str | None
-    """Of an end."""
+    """Of an end, or of an extension."""
+    failure: str | None
+    """Of an end: the kind of failure; None where it did not fail."""
     at: float
     """Unix time, in seconds."""
 
@@ -63,14 +73,9 @@ class EventRow:
 class Record:
     """Read and write the tables of one study."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        """Create the tables where they are missing; a SQLite file is put in WAL mode."""
-        self._engine = engine
-        self._session: int | None = None
-        if engine.dialect.name == "sqlite":
-            sa.event.listen(engine, "connect", _on_sqlite_connect)
-            engine.dispose()  # connections made before do not have the settings
-        tables.metadata.create_all(engine)
+    def __init__(self, engine: sa.Engine, study: int, sessions: Sessions) -> None:
+        """Read and write those of a study (its id in Optuna's tables)."""
+        self._engine, self._study, self._sessions = engine, study, sessions
 
     def add_event(
         self,
@@ -80,12 +85,19 @@ class Record:
         decision: Decision | None = None,
         outcome: str | None = None,
         reason: str | None = None,
+        failure: str | None = None,
     ) -> None:
-        """Record that a trial was proposed, promoted (with the decision) or ended."""
+        """Record that something other than an epoch happened; a promotion with its decision."""
+        facts = {"outcome": outcome, "reason": _storable(reason), "failure": failure}
         with self._engine.begin() as connection:
-            self._add_event(
-                connection, kind, trial, decision=decision, outcome=outcome, reason=reason
-            )
+            self._add_event(connection, kind, trial, decision=decision, **facts)
+
+    def add_extension(self, content: str, reopened: Sequence[int]) -> None:
+        """Record new settings (JSON), and the trials whose end they take back, in one step."""
+        with self._engine.begin() as connection:
+            self._add_event(connection, "extended", NO_TRIAL, reason=content)
+            for trial in reopened:
+                self._add_event(connection, "reopened", trial)
 
     def add_epoch(
         self,
@@ -101,29 +113,35 @@ class Record:
         events hold both. `value` is what was judged; None where the training diverged.
         """
         now = time.time()
-        row = {"trial": trial, "attempt": attempt, "at": now}
+        row = {"study": self._study, "trial": trial, "attempt": attempt, "at": now}
         row |= {name: _finite(number) for name, number in asdict(metrics).items()}
         epochs = tables.epochs
         with self._engine.begin() as connection:
             same = (epochs.c.trial == trial) & (epochs.c.epoch == metrics.epoch)
-            connection.execute(epochs.delete().where(same))
+            connection.execute(epochs.delete().where((epochs.c.study == self._study) & same))
             connection.execute(epochs.insert().values(row))
             self._add_event(
                 connection, "epoch", trial, epoch=metrics.epoch, value=value, decision=decision
             )
-            self._see(connection, now)
+            connection.execute(self._sessions.seen(now))
 
     def start_attempt(self, trial: int, *, from_epoch: int) -> int:
         """Record that a trial was handed to a worker; return the attempt's number from 1."""
         with self._engine.begin() as connection:
             attempts = tables.attempts.c
             last = connection.scalar(
-                sa.select(sa.func.max(attempts.attempt)).where(attempts.trial == trial)
+                sa.select(sa.func.max(attempts.attempt)).where(
+                    (attempts.study == self._study) & (attempts.trial == trial)
+                )
             )
             attempt = (last or 0) + 1
             connection.execute(
                 tables.attempts.insert().values(
-                    trial=trial, attempt=attempt, from_epoch=from_epoch, started_at=time.time()
+                    study=self._study,
+                    trial=trial,
+                    attempt=attempt,
+                    from_epoch=from_epoch,
+                    started_at=time.time(),
                 )
             )
         return attempt
@@ -132,22 +150,28 @@ class Record:
         """Record where an attempt runs, and that its training starts now."""
         self._update_attempt(trial, attempt, node=node, pid=pid)
 
-    def end_attempt(self, trial: int, attempt: int, *, outcome: str, reason: str) -> None:
-        """Record how an attempt ended."""
-        self._update_attempt(trial, attempt, ended_at=time.time(), outcome=outcome, reason=reason)
+    def end_attempt(
+        self, trial: int, attempt: int, *, outcome: str, reason: str, failure: str | None = None
+    ) -> None:
+        """Record how an attempt ended; `failure` is of which kind it was, if it failed."""
+        self._update_attempt(
+            trial,
+            attempt,
+            ended_at=time.time(),
+            outcome=outcome,
+            reason=_storable(reason),
+            failure=failure,
+        )
 
     def close_attempts(self, reason: str) -> None:
         """End, as stopped, the attempts that a killed driver left open, where it was last seen."""
-        earlier = [
-            s for s in self.sessions() if s["stage"] == "search" and s["id"] != self._session
-        ]
-        alive = earlier[-1]["seen_at"] if earlier else 0.0
-        started = tables.attempts.c.started_at
-        seen = sa.case((started > alive, started), else_=alive)
+        alive = self._sessions.last_seen("search")
+        attempts = tables.attempts.c
+        seen = sa.case((attempts.started_at > alive, attempts.started_at), else_=alive)
         with self._engine.begin() as connection:
             connection.execute(
                 tables.attempts.update()
-                .where(tables.attempts.c.ended_at.is_(None))
+                .where((attempts.study == self._study) & attempts.ended_at.is_(None))
                 .values(ended_at=seen, outcome="stopped", reason=reason)
             )
 
@@ -159,7 +183,11 @@ class Record:
         with self._engine.begin() as connection:
             result = connection.execute(
                 tables.looks.insert().values(
-                    at=time.time(), reason=reason, models=models, broke_seal=broke_seal
+                    study=self._study,
+                    at=time.time(),
+                    reason=_storable(reason),
+                    models=models,
+                    broke_seal=broke_seal,
                 )
             )
         return _new_key(result)
@@ -170,79 +198,51 @@ class Record:
             mine = tables.looks.c.id == look
             connection.execute(tables.looks.update().where(mine).values(result=result))
 
-    def start_session(self, stage: str, *, host: str, pid: int) -> int:
-        """Record that a driver works on the study; return the session's id."""
-        now = time.time()
-        with self._engine.begin() as connection:
-            result = connection.execute(
-                tables.sessions.insert().values(
-                    stage=stage, host=host, pid=pid, started_at=now, seen_at=now
-                )
-            )
-        key = result.inserted_primary_key
-        assert key is not None
-        self._session = int(key[0])
-        return self._session
-
-    def see(self) -> None:
-        """Record that the session of this process goes on: what a killed one has spent is known."""
-        with self._engine.begin() as connection:
-            self._see(connection, time.time())
-
-    def end_session(self, session: int) -> None:
-        """Record that a driver left the study in good order."""
-        now = time.time()
-        with self._engine.begin() as connection:
-            connection.execute(
-                tables.sessions.update()
-                .where(tables.sessions.c.id == session)
-                .values(seen_at=now, ended_at=now)
-            )
-
     def epochs(self, trial: int | None = None) -> list[EpochRow]:
         """Return every epoch, by trial and epoch; with `trial`, of that one only."""
-        query = sa.select(tables.epochs).order_by(tables.epochs.c.trial, tables.epochs.c.epoch)
-        if trial is not None:
-            query = query.where(tables.epochs.c.trial == trial)
-        return [EpochRow(**row) for row in self._rows(query)]
+        epochs = tables.epochs.c
+        where = None if trial is None else epochs.trial == trial
+        rows = self._rows(tables.epochs, epochs.trial, epochs.epoch, where=where)
+        return [EpochRow(**row) for row in rows]
 
-    def events(self) -> list[EventRow]:
-        """Return all that happened, in order: what a search does next depends on nothing else."""
-        query = sa.select(tables.events).order_by(tables.events.c.id)
-        return [EventRow(**row) for row in self._rows(query)]
+    def events(self, kind: EventKind | None = None) -> list[EventRow]:
+        """Return all that happened, in order: what a search does next depends on nothing else.
+
+        With `kind`, only events of that kind.
+        """
+        where = None if kind is None else tables.events.c.kind == kind
+        rows = self._rows(tables.events, tables.events.c.id, where=where)
+        return [EventRow(**row) for row in rows]
 
     def decisions(self) -> list[dict[str, Any]]:
         """Return every decision in the order they were made."""
-        return self._in_order(tables.decisions.c.id)
+        return self._rows(tables.decisions, tables.decisions.c.id)
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return every attempt, by trial and attempt."""
-        return self._in_order(tables.attempts.c.trial, tables.attempts.c.attempt)
+        return self._rows(tables.attempts, tables.attempts.c.trial, tables.attempts.c.attempt)
+
+    def failures(self, trial: int) -> list[dict[str, Any]]:
+        """Return the attempts of a trial that failed, in order.
+
+        Each has `attempt`, `failure` (its kind), `from_epoch` and `reason`.
+        """
+        attempts = tables.attempts.c
+        failed = (attempts.trial == trial) & attempts.failure.is_not(None)
+        rows = self._rows(tables.attempts, attempts.attempt, where=failed)
+        return [{key: row[key] for key in _OF_A_FAILURE} for row in rows]
 
     def looks(self) -> list[dict[str, Any]]:
         """Return every look at the test set, in order."""
-        return self._in_order(tables.looks.c.id)
-
-    def sessions(self) -> list[dict[str, Any]]:
-        """Return every session, in order."""
-        return self._in_order(tables.sessions.c.id)
-
-    def spent_seconds(self, stage: str) -> float:
-        """Return the wall seconds that sessions of one stage took, ended well or not."""
-        return float(
-            sum(s["seen_at"] - s["started_at"] for s in self.sessions() if s["stage"] == stage)
-        )
-
-    def _see(self, connection: sa.Connection, now: float) -> None:
-        # Only our own session: one that was killed was not seen again.
-        mine = tables.sessions.c.id == self._session
-        connection.execute(tables.sessions.update().where(mine).values(seen_at=now))
+        return self._rows(tables.looks, tables.looks.c.id)
 
     def _update_attempt(self, trial: int, attempt: int, **values: Any) -> None:
+        attempts = tables.attempts.c
+        this = (attempts.trial == trial) & (attempts.attempt == attempt)
         with self._engine.begin() as connection:
             connection.execute(
                 tables.attempts.update()
-                .where((tables.attempts.c.trial == trial) & (tables.attempts.c.attempt == attempt))
+                .where((attempts.study == self._study) & this)
                 .values(**values)
             )
 
@@ -257,20 +257,22 @@ class Record:
     ) -> None:
         now = time.time()
         result = connection.execute(
-            tables.events.insert().values(kind=kind, trial=trial, at=now, **values)
+            tables.events.insert().values(
+                study=self._study, kind=kind, trial=trial, at=now, **values
+            )
         )
         if decision is not None:
             epoch = values.get("epoch") or decision.rung
-            row = asdict(decision) | {"event": _new_key(result), "epoch": epoch, "at": now}
-            connection.execute(tables.decisions.insert().values(row))
+            place = {"study": self._study, "event": _new_key(result), "epoch": epoch, "at": now}
+            connection.execute(tables.decisions.insert().values(asdict(decision) | place))
 
-    def _in_order(self, *columns: sa.Column[Any]) -> list[dict[str, Any]]:
-        query = sa.select(columns[0].table).order_by(*columns)
-        return [dict(row) for row in self._rows(query)]
-
-    def _rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
-        with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+    def _rows(
+        self,
+        table: sa.Table,
+        *order: sa.ColumnElement[Any],
+        where: sa.ColumnElement[bool] | None = None,
+    ) -> list[dict[str, Any]]:
+        return rows_of(self._engine, table, self._study, *order, where=where)
 
 
 def _new_key(result: sa.CursorResult[Any]) -> int:
@@ -284,11 +286,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _on_sqlite_connect(connection: Any, _: object) -> None:
-    # WAL: readers never block the writer. NORMAL: a power cut may lose the last commit, never the
-    # file's integrity.
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.close()
+def _storable(text: str | None) -> str | None:
+    # A traceback may quote anything: no database takes half a surrogate pair, PostgreSQL no NUL.
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -19,7 +19,8 @@ from search.report_facts import MOST_FAILURES, MOST_ROWS, gather
 from search.report_figures import result_figures
 from search.report_rungs import rung_figures
 from search.report_space import space_figures
-from search.study import Study, write_text
+from search.study import Study
+from search.whole_file import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,9 +43,10 @@ def write_report(study: Study) -> Path:
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
     }
-    write_text(study.folder / "report.md", _render("report.md.j2", facts, escape=False))
     path = study.folder / "report.html"
+    # The larger one first: on a full disk both stay as they are.
     write_text(path, _render("report.html.j2", facts | page, escape=True))
+    write_text(study.folder / "report.md", _render("report.md.j2", facts, escape=False))
     return path
 
 

@@ -187,7 +187,7 @@ def _timeline(study: Study) -> tuple[list[dict[str, Any]], list[float]]:
 
     A study that was resumed a week later shows its work, not the week.
     """
-    sessions = [s for s in study.record.sessions() if s["stage"] == "search"]
+    sessions = [s for s in study.sessions.all() if s["stage"] == "search"]
     attempts = sorted(study.record.attempts(), key=lambda a: float(a["started_at"]))
     seen: dict[tuple[int, int], float] = {}
     for row in study.record.epochs():

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from data.images import ImageShape
 from model.train import EpochMetrics
 from search.budget import Budget, worth
-from search.fidelity_sampler import DIVERGED
+from search.chapters import extend_strategy
+from search.extension import Extension, taken_back
+from search.failure import NEED_MORE_MEMORY
+from search.fidelity_sampler import UNTRAINABLE
 from search.ledger import Ledger
 from search.record import EpochRow
 from search.strategy import Strategy
@@ -23,6 +27,8 @@ class Ending:
 
     outcome: Outcome
     reason: str
+    failure: str = ""
+    """The kind of failure that ended it, or empty."""
 
     @property
     def state(self) -> TrialState:
@@ -33,10 +39,12 @@ class Ending:
     def facts(self, refusal: str) -> dict[str, object]:
         """Return what is noted on the trial; `refusal` is why it was not trained, or empty."""
         facts: dict[str, object] = {"reason": self.reason}
+        if self.failure:
+            facts["failure"] = self.failure
         if self.outcome == "infeasible":
             facts["infeasible"] = True
             if not refusal:
-                facts[DIVERGED] = True
+                facts[UNTRAINABLE] = True
         return facts
 
 
@@ -46,6 +54,8 @@ class Past:
 
     in_flight: tuple[int, ...]
     """Trials that go on."""
+    alone: frozenset[int]
+    """Of those, the ones that need the memory of the whole machine."""
     unsettled: tuple[tuple[int, Ending], ...]
     """Trials whose end is certain, but was not written down."""
     untold: tuple[tuple[int, Ending], ...]
@@ -71,31 +81,66 @@ def ending(epoch: int, value: float | None, stopped: str, *, max_epochs: int) ->
     """
     if value is None:
         reason = f"diverged: the loss is not finite at epoch {epoch}"
-        return Ending(outcome="infeasible", reason=reason)
+        return Ending(outcome="infeasible", reason=reason, failure="diverged")
     if epoch >= max_epochs:
         length = "its 1 epoch" if epoch == 1 else f"all {epoch} epochs"
         return Ending(outcome="complete", reason=f"trained for {length}")
     return Ending(outcome="pruned", reason=stopped) if stopped else None
 
 
-def restore(study: Study, strategy: Strategy, budget: Budget, ledger: Ledger) -> Past:
+def stop_reasons(study: Study) -> dict[tuple[int, int], str]:
+    """Return why ASHA stopped trials: trial and epoch -> reason."""
+    return {
+        (row["trial"], row["epoch"]): str(row["reason"])
+        for row in study.record.decisions()
+        if row["action"] == "stop"
+    }
+
+
+def certain_end(trial: Trial, stops: Mapping[tuple[int, int], str]) -> Ending | None:
+    """Return the end that follows from what is known of a trial, or None where it can go on.
+
+    `stops`: see `stop_reasons`.
+    """
+    if trial.refusal:
+        return Ending(outcome="infeasible", reason=trial.refusal)
+    if not trial.epochs:
+        return None
+    last = trial.epochs[-1]
+    stopped = stops.get((trial.number, last.epoch), "")
+    return ending(last.epoch, score(last), stopped, max_epochs=trial.max_epochs)
+
+
+def budget_ended(spent: str) -> Ending:
+    """Return how a trial ends that was in flight when the budget was spent."""
+    return Ending(outcome="pruned", reason=f"the budget ended: {spent}")
+
+
+def is_of_budget(outcome: str | None, reason: str | None) -> bool:
+    """Return whether a trial ended in flight, when the budget was spent.
+
+    When that was depends on clocks.
+    """
+    return outcome == "pruned" and (reason or "").startswith("the budget ended: ")
+
+
+def restore(
+    study: Study, strategy: Strategy, budget: Budget, ledger: Ledger, shape: ImageShape
+) -> Past:
     """Tell the strategy and the budget all that happened, in order, and complete the record.
 
     Our own tables are written before Optuna's, but for a proposal, which Optuna numbers; a driver
     that was killed in between left one of them behind.
     """
+    _complete_reopening(study, ledger)
     trials = study.trials()
     _complete_events(study, trials)
     made = study.optuna.get_trials()
-    ended = _replay(study, trials, made, strategy, budget)
+    ended = _replay(study, trials, made, strategy, budget, shape)
     for attempt in study.record.attempts():
         if attempt["ended_at"] is not None:
             budget.device_seconds(attempt["ended_at"] - attempt["started_at"])
-    stops = {
-        (row["trial"], row["epoch"]): str(row["reason"])
-        for row in study.record.decisions()
-        if row["action"] == "stop"
-    }
+    stops = stop_reasons(study)
     in_flight: list[int] = []
     unsettled: list[tuple[int, Ending]] = []
     for trial in trials:
@@ -104,20 +149,14 @@ def restore(study: Study, strategy: Strategy, budget: Budget, ledger: Ledger) ->
         _complete_values(trial, made[trial.number].intermediate_values, ledger)
         if trial.number in ended:
             continue
-        end = None
-        if trial.refusal:
-            end = Ending(outcome="infeasible", reason=trial.refusal)
-        elif trial.epochs:
-            last = trial.epochs[-1]
-            stopped = stops.get((trial.number, last.epoch), "")
-            end = ending(last.epoch, score(last), stopped, max_epochs=study.config.max_epochs)
-        if end is not None:
+        if (end := certain_end(trial, stops)) is not None:
             unsettled.append((trial.number, end))
         elif trial.number not in strategy.paused:
             in_flight.append(trial.number)
     running = {trial.number for trial in trials if trial.outcome == "running"}
     return Past(
         in_flight=tuple(in_flight),
+        alone=frozenset(trial for trial in in_flight if _must_be_alone(study, trial)),
         unsettled=tuple(unsettled),
         untold=tuple((trial, end) for trial, end in ended.items() if trial in running),
     )
@@ -128,7 +167,7 @@ def _as_made(trial: FrozenTrial) -> FrozenTrial:
         state=TrialState.RUNNING,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={key: value for key, value in trial.user_attrs.items() if key != DIVERGED},
+        user_attrs={key: value for key, value in trial.user_attrs.items() if key != UNTRAINABLE},
     )
     template.number = trial.number
     return template
@@ -139,6 +178,22 @@ def _complete_events(study: Study, trials: list[Trial]) -> None:
     for trial in trials:
         if trial.number not in known:
             study.record.add_event("proposed", trial.number)
+
+
+def _complete_reopening(study: Study, ledger: Ledger) -> None:
+    """Let trials run again in Optuna's tables whose end was taken back and not made up for."""
+    events = study.record.events()
+    back = taken_back(events)
+    ended = {event.trial: event.id for event in events if event.kind == "ended"}
+    states = study.optuna.get_trials(deepcopy=False)
+    for trial, event in ended.items():
+        if event in back and states[trial].state.is_finished():
+            ledger.reopen(trial)
+
+
+def _must_be_alone(study: Study, trial: int) -> bool:
+    failures = study.record.failures(trial)
+    return bool(failures) and failures[-1]["failure"] in NEED_MORE_MEMORY
 
 
 def _complete_values(trial: Trial, told: Mapping[int, float], ledger: Ledger) -> None:
@@ -154,10 +209,13 @@ def _replay(
     made: Sequence[FrozenTrial],
     strategy: Strategy,
     budget: Budget,
+    shape: ImageShape,
 ) -> dict[int, Ending]:
     ended: dict[int, Ending] = {}
     seen: set[tuple[int, int]] = set()
-    for event in study.record.events():
+    events = study.record.events()
+    back = taken_back(events)
+    for event in events:
         if event.kind == "proposed":
             budget.trial_begun()
             strategy.adopt(_as_made(made[event.trial]))
@@ -172,12 +230,16 @@ def _replay(
                 decision = strategy.judge(event.trial, event.epoch, event.value)
                 if decision is not None and decision.action == "pause":
                     budget.trial_ended(decision.value, trial=event.trial)
-        else:
+        elif event.kind == "extended":
+            extend_strategy(strategy, Extension.of_event(event), study.config, shape)
+        elif event.kind == "ended" and event.id not in back:
             trial = trials[event.trial]
             if trial.refusal:
                 budget.trial_refused()
             budget.trial_ended(worth(event.outcome, trial.value), trial=event.trial)
             outcome: Outcome = event.outcome  # type: ignore[assignment]
-            end = ended[event.trial] = Ending(outcome=outcome, reason=event.reason or "")
+            end = ended[event.trial] = Ending(
+                outcome=outcome, reason=event.reason or "", failure=event.failure or ""
+            )
             strategy.end(event.trial, end.state, trial.value, end.facts(trial.refusal))
     return ended

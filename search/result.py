@@ -144,9 +144,9 @@ def _train_accuracy(models: list[dict[str, Any]], group: str) -> float | None:
 
 def _budget(study: Study, trials: list[Trial]) -> dict[str, Any]:
     epochs = sum(len(trial.epochs) for trial in trials)
-    searched = study.record.spent_seconds("search")
+    searched = study.sessions.spent_seconds("search")
     images = (study.noted("data") or {}).get("train_images") or 0
-    sessions = study.record.sessions()
+    sessions = study.sessions.all()
     return {
         "wall_seconds": sum(s["seen_at"] - s["started_at"] for s in sessions),
         "search_seconds": searched,

@@ -10,9 +10,10 @@ import hashlib
 import multiprocessing
 import os
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from typing import Any
 from model.config import Configuration
 from model.train import EpochMetrics
 from search.config import DataSection, StudyConfig
+from search.end_with_parent import end_with_parent, signals_to_parent_only
 from search.seeds import derive_seed
 from search.slots import Slots, pick_device, plan_slots, worker_environment
-from search.study import Study, StudyError, Trial, best_of, write_json
+from search.study import Study, StudyError, Trial, best_of
+from search.whole_file import write_json
 
 Progress = Callable[[str, int, EpochMetrics], None]
 """Called with a model's name, its epochs in all, and each epoch's metrics."""
@@ -99,19 +102,21 @@ def retrain(study: Study, folder: Path, fingerprint: str, progress: Progress) ->
     rows: list[dict[str, Any]] = []
     diverged: list[dict[str, Any]] = []
     try:
-        for model, outcome in _train_all(study.config, models, folder, slots, progress):
-            if outcome.pop("fingerprint") != fingerprint:
-                raise StudyError("the images changed while they were trained on; retrain again")
-            if "diverged_at" in outcome:
-                diverged.append({"name": model.name, "epoch": outcome["diverged_at"]})
-                continue
-            described: dict[str, Any] = {"name": model.name, "group": model.group}
-            described |= {
-                "seed": model.seed,
-                "epochs": model.epochs,
-                "configuration": model.configuration.to_dict(),
-            }
-            rows.append(described | outcome)
+        # Closed at once where this is broken off: its processes are ended then.
+        with closing(_train_all(study.config, models, folder, slots, progress)) as outcomes:
+            for model, outcome in outcomes:
+                if outcome.pop("fingerprint") != fingerprint:
+                    raise StudyError("the images changed while they were trained on; retrain again")
+                if "diverged_at" in outcome:
+                    diverged.append({"name": model.name, "epoch": outcome["diverged_at"]})
+                    continue
+                described: dict[str, Any] = {"name": model.name, "group": model.group}
+                described |= {
+                    "seed": model.seed,
+                    "epochs": model.epochs,
+                    "configuration": model.configuration.to_dict(),
+                }
+                rows.append(described | outcome)
     except BrokenProcessPool:
         raise StudyError(
             "a retraining process died (out of memory?); give it fewer slots with"
@@ -135,7 +140,7 @@ def sha256(path: Path) -> str:
 
 def _train_all(
     config: StudyConfig, models: list[FinalModel], folder: Path, slots: Slots, progress: Progress
-) -> Iterator[tuple[FinalModel, dict[str, Any]]]:
+) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
     os.environ |= worker_environment()
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -143,12 +148,12 @@ def _train_all(
     longest = {model.name: model.epochs for model in models}
     workers = min(slots.count, len(models))
     with ProcessPoolExecutor(workers, context, _prepare, (config.data, events, slots)) as pool:
-        futures: dict[Future[dict[str, Any]], FinalModel] = {
-            pool.submit(_train_one, model, folder / model.name): model for model in models
-        }
-        processes = list((pool._processes or {}).values())
-        pending = set(futures)
         try:
+            with signals_to_parent_only():
+                futures: dict[Future[dict[str, Any]], FinalModel] = {
+                    pool.submit(_train_one, model, folder / model.name): model for model in models
+                }
+            pending = set(futures)
             while pending:
                 finished, pending = wait(pending, timeout=0.2)
                 _drain(events, longest, progress)
@@ -156,7 +161,7 @@ def _train_all(
                     yield futures[future], future.result()
         except BaseException:
             # Queued models would still be trained, and waited for, by processes left alive.
-            for process in processes:
+            for process in list((pool._processes or {}).values()):
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -176,6 +181,7 @@ _worker: dict[str, Any] = {}  # of one worker process: its images and the way to
 
 
 def _prepare(section: DataSection, events: Any, slots: Slots) -> None:
+    end_with_parent()
     import torch
 
     from data.loader import as_tensors

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,20 @@ from model.export import export_model
 from search.config import StudyConfig
 from search.dataset import StudyImages, load_images, settle_source
 from search.environment import describe_environment
+from search.keeper import Keeper
 from search.look import look_at_test
+from search.needs import check_disk, low_disk
 from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
 from search.result import build_result, final_metrics
 from search.retrain import retrain, sha256
+from search.session import session
 from search.settle import settle
 from search.slots import CHECKOUT, plan_slots
-from search.study import Study, StudyError, best_of, create, write_json
+from search.study import Study, StudyError, best_of, create
 from search.tensorboard import Board, Curves
 from search.tuner import run_search
+from search.whole_file import write_json
 from search.words import data_caution
 
 PROOF_IMAGES = 2000
@@ -69,14 +70,26 @@ def reopen_images(study: Study) -> StudyImages:
 
 
 def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
-    """Search until the budget is spent; return False if it was interrupted before."""
+    """Search until the budget is spent; return False if it was interrupted before.
+
+    Raises:
+        ValueError: The disk cannot hold what the study needs at least.
+    """
+    check_disk(study)
     blocks = study.config.search_space().max_blocks()
     board = Board(study.folder / "trials", max_blocks=blocks)
     try:
         with Screen(study, verbosity=verbosity) as screen:
-            driver = run_search(study, images.train, images.validation, observers=(board, screen))
+            if warning := low_disk(study.folder):
+                screen.warn(warning)
+            keeper = Keeper(study, say=screen.warn)
+            # The keeper last: it deletes what no other observer is told of any more.
+            driver = run_search(
+                study, images.train, images.validation, observers=(board, screen, keeper)
+            )
     finally:
         board.close()
+    study.note("halted", driver.halted)
     return not driver.interrupted
 
 
@@ -88,7 +101,14 @@ def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
     if not is_retrained(study):
         retrain_study(study, verbosity)
     if "groups" not in final_metrics(study):
-        evaluate_study(study)
+        if any(look["result"] is not None for look in study.record.looks()):
+            # An extended study has other final models: whether they are looked at is not for us.
+            sys.stderr.write(
+                "the test images were opened before, so the new final models are not tested;"
+                f' if they must be: python -m search evaluate {study.name} --break-seal "reason"\n'
+            )
+        else:
+            evaluate_study(study)
         report_study(study)  # the answer is there, whatever happens to the export
     if study.config.final.export and not _is_exported(study):
         export_study(study)
@@ -102,7 +122,7 @@ def retrain_study(study: Study, verbosity: Verbosity) -> None:
     part = study.folder / "final.part"
     shutil.rmtree(part, ignore_errors=True)
     curves: dict[str, Curves] = {}
-    with _session(study, "retrain"), RetrainScreen(verbosity=verbosity) as screen:
+    with session(study, "retrain"), RetrainScreen(verbosity=verbosity) as screen:
 
         def progress(name: str, epochs: int, metrics: Any) -> None:
             if name not in curves:
@@ -136,7 +156,7 @@ def is_retrained(study: Study) -> bool:
 
 def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, Any]:
     """Look at the test set and return final/metrics.json."""
-    with _session(study, "evaluate"):
+    with session(study, "evaluate"):
         return look_at_test(study, reason="final evaluation", break_seal=break_seal)
 
 
@@ -171,7 +191,7 @@ def export_study(study: Study, out_dir: Path | None = None) -> Path:
     place = out_dir or study.folder / "export.part"
     if out_dir is None:
         shutil.rmtree(place, ignore_errors=True)
-    with _session(study, "export"):
+    with session(study, "export"):
         export_model(
             load_model(path, "cpu"),
             place,
@@ -200,12 +220,3 @@ def report_study(study: Study) -> dict[str, Any]:
     write_json(study.folder / "result.json", result)
     write_report(study)
     return json.loads(json.dumps(result))  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _session(study: Study, stage: str) -> Iterator[None]:
-    session = study.record.start_session(stage, host=platform.node(), pid=os.getpid())
-    try:
-        yield
-    finally:
-        study.record.end_session(session)

@@ -65,11 +65,15 @@ class Proposer:
         given: Sequence[Given] = (),
         tuning: Tuning | None = None,
     ) -> None:
-        """Propose points of the space that `draw` asks for, the trials of `given` first."""
+        """Propose points of the space that `draw` asks for, the trials of `given` first.
+
+        Trials that the study holds already count as earlier ones.
+        """
         self.study, self._section = study, section
         self._ledger = Ledger(study)
         self._draw, self._realise = draw, realise
-        self._given, self._seed = list(given), seed
+        first = len(study.get_trials(deepcopy=False))
+        self._given, self._seed = dict(enumerate(given, start=first)), seed
         self._sampler = self._make(seed, levels, tuning)
         self._keys: dict[str, int] = {}
         """Configuration -> the first trial that has it."""
@@ -81,7 +85,7 @@ class Proposer:
         trials = self.study.get_trials(deepcopy=False)
         number = len(trials)
         self._note_keys(trials)
-        given = self._given[number] if number < len(self._given) else Given(origin="sampler")
+        given = self._given.get(number, Given(origin="sampler"))
         values: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
         realised, notes = given.realised, {"origin": given.origin}

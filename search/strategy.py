@@ -46,18 +46,25 @@ class Strategy:
             given: Trials before the sampler's.
             tuning: Of the fidelity sampler, for experiments.
         """
-        self._asha = Asha(asha_rules(config))
+        self.study, self._tuning = study, tuning
         self._ledger = Ledger(study)
         self._scores: dict[int, dict[int, float]] = {}
+        self.begin_chapter(config, draw=draw, realise=realise, given=given)
+
+    def begin_chapter(
+        self, config: StudyConfig, *, draw: Draw, realise: Realise, given: Sequence[Given]
+    ) -> None:
+        """Go on with other settings, all trials ended: rungs start empty, what is known stays."""
+        self._asha = Asha(asha_rules(config))
         self._proposer = Proposer(
-            study,
+            self.study,
             config.sampler,
             draw=draw,
             realise=realise,
             levels=[*rungs_of(config), config.max_epochs],
             seed=config.seed,
             given=given,
-            tuning=tuning,
+            tuning=self._tuning,
         )
 
     @property

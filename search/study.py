@@ -1,13 +1,15 @@
 """The record of a study: one folder, one database. Everything reads it; only the driver writes it.
 
 runs/<study>/config.yaml  study.db  trials/t0007/  final/  export/  result.json  report.html
+
+With `storage` in its configuration, the database is on a server, and instead of study.db the folder
+has study.id: the study's name there, since two folders may have the same.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
+import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
+from search.extension import as_extended, extensions
 from search.record import EpochRow, Record
+from search.sessions import Sessions
+from search.storage import engine_of, open_storage
+from search.study_error import StorageError as StorageError
+from search.study_error import StudyError as StudyError
+from search.whole_file import write_text
 
 State = Literal[
     "created", "searching", "stopped", "searched", "retraining", "retrained", "finished"
@@ -27,16 +35,13 @@ State = Literal[
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen
 
-FORMAT = 2
-"""Version of the study folder; another one is refused. 2: events, whole proposals."""
+FORMAT = 3
+"""Version of the study folder; another one is refused. 3: several studies in one database, kinds of
+failure, several checkpoints of a trial."""
 
 Outcome = Literal["complete", "pruned", "failed", "infeasible", "running"]
 """How a trial stands. `pruned`: stopped by ASHA or by the end of the budget. `infeasible`: diverged
 or refused before training; never counted as a bug."""
-
-
-class StudyError(Exception):
-    """A study that cannot be used as asked: one line that says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +52,8 @@ class Trial:
     outcome: Outcome
     reason: str
     """Why it ended; empty while it has not."""
+    failure: str = ""
+    """Of which kind its failure was (`search.failure`); empty where it has not failed."""
     origin: str
     """`baseline seed-32`, `point 1`, or `sampler`."""
     configuration: dict[str, Any] | None
@@ -80,6 +87,11 @@ class Trial:
         return -(self.value or 0.0), self.parameters or 0, self.number
 
     @property
+    def max_epochs(self) -> int:
+        """Return how many epochs a whole training of it has; 0 where there is no configuration."""
+        return 0 if self.configuration is None else int(self.configuration["training"]["epochs"])
+
+    @property
     def best_epoch(self) -> int | None:
         """Return the epoch with the highest validation accuracy, of equals the last.
 
@@ -103,10 +115,13 @@ class Study:
     def __init__(self, folder: Path, config: StudyConfig, study: optuna.Study) -> None:
         """Join a folder with its database; use `create` or `open_study`."""
         self.folder = folder
-        self.config = config
         self.optuna = study
         # Optuna's own engine: one pool of connections, one place for SQLite's settings.
-        self.record = Record(_engine_of(study))
+        engine = engine_of(study)
+        self.sessions = Sessions(engine, study._study_id)
+        self.record = Record(engine, study._study_id, self.sessions)
+        self.extensions = extensions(self.record.events(kind="extended"))
+        self.config = as_extended(config, self.extensions)
 
     @property
     def name(self) -> str:
@@ -159,27 +174,34 @@ def create(
     """Make the folder and the database of a new study. Its configuration is settled: no `auto`.
 
     Raises:
-        StudyError: The folder exists and is not empty, or cannot be made.
+        StudyError: The folder exists and is not empty, or cannot be made, or its database cannot.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StudyError(
             f"{folder} exists; go on with it by `resume {folder.name}`, or give another --name"
         )
+    header = "".join(f"# {key}: {value}\n" for key, value in environment.items())
+    name = folder.name
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        if config.storage is not None:
+            name = f"{folder.name}-{secrets.token_hex(4)}"
+            (folder / "study.id").write_text(f"{name}\n", encoding="utf-8")
+        storage = open_storage(folder, config.storage, make=True)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        opened = Study(folder, config, study)
+        opened.note("environment", dict(environment))
+        for key, value in facts.items():
+            opened.note(key, value)
+        opened.set_state("created")
+        opened.note("format", FORMAT)
+        # Last: nobody opens a study without it, and an opened database would be completed.
+        write_text(folder / "config.yaml", header + dump_config(config))
+    except (StorageError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)  # it was empty before
+        if isinstance(error, StorageError):
+            raise
         raise StudyError(f"{folder} cannot be made: {error.strerror}") from None
-    header = "".join(f"# {key}: {value}\n" for key, value in environment.items())
-    (folder / "config.yaml").write_text(header + dump_config(config), encoding="utf-8")
-    study = optuna.create_study(
-        storage=_storage(folder), study_name=folder.name, direction="maximize"
-    )
-    opened = Study(folder, config, study)
-    opened.note("environment", dict(environment))
-    for key, value in facts.items():
-        opened.note(key, value)
-    opened.set_state("created")
-    opened.note("format", FORMAT)  # last: what has no format was not made to its end
     return opened
 
 
@@ -189,14 +211,26 @@ def open_study(folder: Path) -> Study:
     Raises:
         StudyError: There is no study, or it was written by a newer version.
     """
-    if not (folder / "study.db").is_file() or not (folder / "config.yaml").is_file():
+    here, elsewhere = (folder / "study.db").is_file(), (folder / "study.id").is_file()
+    if not (here or elsewhere):
         raise StudyError(f"{folder} holds no study (config.yaml and study.db); see `status`")
+    if not (folder / "config.yaml").is_file():
+        raise StudyError(
+            f"{folder} was not made to its end, or has lost its config.yaml; put that back, or"
+            " remove the folder and begin again"
+        )
+    url = None if here else _saved_config(folder).storage
+    name = None if here else (folder / "study.id").read_text(encoding="utf-8").strip()
     try:
-        study = optuna.load_study(storage=_storage(folder), study_name=None)
+        study = optuna.load_study(storage=open_storage(folder, url), study_name=name)
         written = study.user_attrs.get("format")
+    except StorageError:
+        raise
+    except (KeyError, ValueError):
+        written = None
     except Exception as error:
-        raise StudyError(f"{folder / 'study.db'} cannot be read: {_cause(error)}") from None
-    if written is None:
+        raise StudyError(f"{url or folder / 'study.db'} cannot be read: {error}") from None
+    if not isinstance(written, int):
         raise StudyError(f"{folder} was not made to its end; remove the folder and begin again")
     if written != FORMAT:
         age, remedy = "newer", "update fashion-search"
@@ -206,10 +240,12 @@ def open_study(folder: Path) -> Study:
             f"{folder} was written by a{'n' if age == 'older' else ''} {age} version (format"
             f" {written}, this reads {FORMAT}); {remedy}"
         )
-    try:
-        config = load_config(folder / "config.yaml")
-    except ConfigError as error:
-        raise StudyError(str(error)) from None
+    config = _saved_config(folder)
+    if config.storage != url:
+        raise StudyError(
+            f"{folder / 'config.yaml'} says storage: {config.storage or 'null'}, but the record is"
+            f" in {folder / 'study.db'}; say null there"
+        )
     return Study(folder, config, study)
 
 
@@ -226,26 +262,11 @@ def best_of(trials: list[Trial]) -> Trial | None:
     return min((t for t in trials if t.can_win), key=lambda t: t.merit, default=None)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON as `write_text` does."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def _cause(error: BaseException) -> str:
-    # What SQLite says, if it is at the bottom of it, instead of what Optuna makes of that.
-    deepest: BaseException | None = error
-    while deepest is not None:
-        if isinstance(deepest, sqlite3.DatabaseError):
-            return f"{deepest}; put a copy back if there is one"
-        deepest = deepest.__cause__ or deepest.__context__
-    return " ".join(str(error).split())[:200]
+def _saved_config(folder: Path) -> StudyConfig:
+    try:
+        return load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise StudyError(str(error)) from None
 
 
 def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
@@ -260,6 +281,7 @@ def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
         number=frozen.number,
         outcome=outcomes[frozen.state],
         reason=attrs.get("reason", ""),
+        failure=attrs.get("failure", ""),
         origin=attrs.get("origin", "sampler"),
         configuration=attrs.get("configuration"),
         parameters=attrs.get("parameters"),
@@ -268,15 +290,3 @@ def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
         proposal=attrs.get("proposal", {}),
         epochs=epochs,
     )
-
-
-def _storage(folder: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 30}}
-    )
-
-
-def _engine_of(study: optuna.Study) -> Any:
-    # `load_study` wraps the storage in a cache that keeps the real one in `_backend`.
-    storage: Any = study._storage
-    return getattr(storage, "_backend", storage).engine

@@ -1,10 +1,13 @@
 """The tables of a study beside Optuna's, in the same database: see `search.record`.
 
 `fs_event` holds, in order, all that a search decides from; `fs_decision` what it decided, and on
-which event. The others hold the circumstances.
+which event. The others hold the circumstances. `study` is the study's id in Optuna's tables: one
+database may hold several.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,6 +16,7 @@ metadata = sa.MetaData()
 epochs = sa.Table(
     "fs_epoch",
     metadata,
+    sa.Column("study", sa.Integer, primary_key=True),
     sa.Column("trial", sa.Integer, primary_key=True),
     sa.Column("epoch", sa.Integer, primary_key=True),
     sa.Column("attempt", sa.Integer, nullable=False),
@@ -28,6 +32,7 @@ epochs = sa.Table(
 attempts = sa.Table(
     "fs_attempt",
     metadata,
+    sa.Column("study", sa.Integer, primary_key=True),
     sa.Column("trial", sa.Integer, primary_key=True),
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("from_epoch", sa.Integer, nullable=False),
@@ -37,11 +42,13 @@ attempts = sa.Table(
     sa.Column("pid", sa.Integer),
     sa.Column("outcome", sa.String(32)),
     sa.Column("reason", sa.Text),
+    sa.Column("failure", sa.String(32)),
 )
 decisions = sa.Table(
     "fs_decision",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.Integer, nullable=False, index=True),
     sa.Column("event", sa.Integer, nullable=False),
     sa.Column("trial", sa.Integer, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
@@ -59,18 +66,21 @@ events = sa.Table(
     "fs_event",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.Integer, nullable=False, index=True),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("trial", sa.Integer, nullable=False),
     sa.Column("epoch", sa.Integer),
     sa.Column("value", sa.Float),
     sa.Column("outcome", sa.String(32)),
     sa.Column("reason", sa.Text),
+    sa.Column("failure", sa.String(32)),
     sa.Column("at", sa.Float, nullable=False),
 )
 looks = sa.Table(
     "fs_look",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.Integer, nullable=False, index=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("models", sa.Text, nullable=False),
@@ -81,6 +91,7 @@ sessions = sa.Table(
     "fs_session",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.Integer, nullable=False, index=True),
     sa.Column("stage", sa.String(32), nullable=False),
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
@@ -88,3 +99,19 @@ sessions = sa.Table(
     sa.Column("seen_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
 )
+
+
+def rows_of(
+    engine: sa.Engine,
+    table: sa.Table,
+    study: int,
+    *order: sa.ColumnElement[Any],
+    where: sa.ColumnElement[bool] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of one study in the given order, without the column that says whose."""
+    query = sa.select(*(column for column in table.c if column.name != "study"))
+    query = query.where(table.c.study == study).order_by(*order)
+    if where is not None:
+        query = query.where(where)
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

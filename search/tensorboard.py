@@ -6,10 +6,16 @@ writes hparams only when a trial ends, loses conditional parameters and makes ev
 
 from __future__ import annotations
 
+import os
+import platform
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import (  # type: ignore[import-untyped]
     api_pb2,
@@ -17,23 +23,44 @@ from tensorboard.plugins.hparams import (  # type: ignore[import-untyped]
     plugin_data_pb2,
     summary_v2,
 )
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+    RecordWriter,
+)
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import EpochMetrics
 from search.assignment import Assignment
 from search.ladder import Decision
-from search.study import trial_name
+from search.study import StudyError, trial_name
+from search.whole_file import cannot_write
 
 VALUE = "accuracy/validation"
 """Tag of the value that is searched for."""
+_COUNT = count()  # two files may be begun in the same second
 
 
 class Curves:
-    """Writes the epochs of one training as scalars."""
+    """Writes the epochs of one training as scalars.
+
+    Not by TensorBoard's own writer: that writes from a thread, whose errors nobody can catch.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))
+        """Begin another file of events in `folder`.
+
+        Raises:
+            StudyError: It cannot be written, such as on a full disk; so do all methods but `close`.
+        """
+        stamp = f"{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_COUNT)}"
+        self._path = folder / f"events.out.tfevents.{stamp}"
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb")
+        try:
+            self._write(Event(file_version="brain.Event:2"))
+        except StudyError:
+            self.close()
+            raise
 
     def add(self, metrics: EpochMetrics) -> None:
         """Write one epoch and make it visible to a running TensorBoard."""
@@ -45,21 +72,33 @@ class Curves:
             "learning_rate": metrics.learning_rate,
             "images_per_second": metrics.images_per_second,
         }
+        summary = Summary()
         for tag, value in scalars.items():
             if value is not None:
-                self._writer.add_scalar(tag, value, metrics.epoch)
-        self._writer.flush()
+                summary.value.add(tag=tag, simple_value=value)
+        self.add_summary(summary, metrics.epoch)
 
-    def add_summary(self, summary: Any) -> None:
-        """Write a ready-made summary (an hparams record)."""
-        file_writer = self._writer.file_writer
-        assert file_writer is not None
-        file_writer.add_summary(summary)
-        self._writer.flush()
+    def add_summary(self, summary: Any, step: int = 0) -> None:
+        """Write a ready-made summary."""
+        self._write(Event(step=step, summary=summary))
 
     def close(self) -> None:
-        """Write everything out."""
-        self._writer.close()
+        """Close the file; all that could be written was."""
+        with suppress(OSError):  # what could not be is tried once more, and was told
+            self._file.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with self._told():
+            RecordWriter(self._file).write(event.SerializeToString())
+            self._file.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
 
 
 class Board:
@@ -73,14 +112,13 @@ class Board:
         """
         self._folder = folder
         self._open: dict[int, Curves] = {}
-        root = Curves(folder)
-        root.add_summary(
-            summary_v2.hparams_config_pb(
-                hparams=[summary_v2.HParam(name) for name in columns(max_blocks)],
-                metrics=[summary_v2.Metric(VALUE, display_name="validation accuracy")],
+        with closing(Curves(folder)) as root:
+            root.add_summary(
+                summary_v2.hparams_config_pb(
+                    hparams=[summary_v2.HParam(name) for name in columns(max_blocks)],
+                    metrics=[summary_v2.Metric(VALUE, display_name="validation accuracy")],
+                )
             )
-        )
-        root.close()
 
     def started(self, assignment: Assignment, origin: str) -> None:
         """Open the trial's curves and write its hparams at once, not when it ends."""
@@ -88,28 +126,30 @@ class Board:
         if assignment.trial in self._open:  # its worker died, and it is handed out again
             self._open.pop(assignment.trial).close()
         name = trial_name(assignment.trial)
-        curves = Curves(self._folder / name)
+        self._open[assignment.trial] = curves = Curves(self._folder / name)
         curves.add_summary(
             summary_v2.hparams_pb(values, trial_id=name, start_time_secs=time.time())
         )
-        self._open[assignment.trial] = curves
 
     def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
         """Write one epoch."""
         self._open[trial].add(metrics)
 
-    def stopping(self) -> None:
+    def failed(self, trial: int, failure: str, reason: str) -> None:
+        """Close the trial's curves; they go on with its next attempt."""
+        self._open.pop(trial).close()
+
+    def stopping(self, reason: str) -> None:
         """Do nothing: curves are written until the last epoch."""
 
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Close the trial's hparams row with how it ended."""
-        curves = self._open.pop(trial)
         status = {
             "complete": api_pb2.Status.STATUS_SUCCESS,
             "pruned": api_pb2.Status.STATUS_SUCCESS,
         }.get(outcome, api_pb2.Status.STATUS_FAILURE)
-        curves.add_summary(_session_end(status))
-        curves.close()
+        with closing(self._open.pop(trial)) as curves:
+            curves.add_summary(_session_end(status))
 
     def close(self) -> None:
         """Close the curves of trials that did not end."""

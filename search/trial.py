@@ -6,10 +6,10 @@ and the next trial starts in the same process at once (`reset_config`).
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
@@ -18,23 +18,28 @@ from typing import Any
 
 import torch
 from ray import tune
+from torch import Tensor
 
 from data.images import LabelledImages
 from data.loader import as_tensors
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
+from search import checkpoints
+from search.failure import of_error
 from search.slots import pick_device
 
 TRIAL, FAILURE, REMARK, METRICS = "trial", "failure", "remark", "metrics"
-"""Keys of what a worker reports: the trial's number, a traceback or "", what was substituted or "",
-the epoch's metrics."""
+"""Keys of what a worker reports: the trial's number, its failure (JSON) or "", what was substituted
+or "", the epoch's metrics."""
 
 
 class TrialWorker(tune.Trainable):
     """Trains the trials handed to one slot, one after the other."""
 
     _epochs: Iterator[EpochMetrics] | None
+    _training: Training | None
+    _remark: str
 
     def setup(
         self,
@@ -57,10 +62,9 @@ class TrialWorker(tune.Trainable):
         """
         assert train is not None and validation is not None and pixels is not None
         torch.set_num_threads(threads)
-        self._device = pick_device(gpus)
-        self._shape, self._pixels = train.shape, pixels
-        self._train = as_tensors(train, self._device)
-        self._validation = as_tensors(validation, self._device)
+        self._gpus, self._pixels = gpus, pixels
+        self._images = train, validation
+        self._tensors: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -85,53 +89,78 @@ class TrialWorker(tune.Trainable):
             if metrics.epoch > len(self._trained):
                 self._trained.append(asdict(metrics))
                 if math.isfinite(metrics.train_loss):
-                    written = {"epochs": self._trained}
-                    save_checkpoint(self._training, self._checkpoint, written)
+                    self._save(metrics.epoch)
             report[METRICS] = asdict(metrics)
             report[REMARK] = self._remark
-        except Exception:  # a bug in one configuration must not end the study
-            report[FAILURE] = traceback.format_exc()
+        except Exception as error:  # one configuration must not end the study
+            report[FAILURE] = json.dumps(asdict(of_error(error)))
+            # What it has taken is free for the next trial before that begins.
+            self._epochs, self._training = None, None
         return report
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         # Nothing that can fail happens here: an error in `setup` would count as a lost worker.
         self._config = dict(config)
         self._trial = int(config[TRIAL])
-        self._checkpoint = Path(config["checkpoint"])
+        self._folder = Path(config["folder"])
         self._epochs = None
+        self._training = None
         self._remark = ""
 
     def _start(self) -> Iterator[EpochMetrics]:
         configuration = Configuration.from_dict(self._config["configuration"])
-        self._training, self._trained = self._resume(configuration)
+        device = pick_device(self._gpus)
+        if self._tensors is None:
+            train, validation = self._images
+            self._tensors = as_tensors(train, device), as_tensors(validation, device)
+        training, self._trained = self._resume(configuration, device)
+        self._training = training
         # Those that a worker before this one wrote into the checkpoint, and the record has not: it
         # died before it reported them, or the machine lost power before they were on its disk.
         unrecorded = self._trained[int(self._config["from_epoch"]) :]
-        epochs = fit(self._training, self._train, self._validation)
+        epochs = fit(training, *self._tensors)
         return chain((EpochMetrics(**metrics) for metrics in unrecorded), epochs)
 
-    def _resume(self, configuration: Configuration) -> tuple[Training, list[dict[str, Any]]]:
+    def _save(self, epoch: int) -> None:
+        assert self._training is not None
+        path = checkpoints.checkpoint_path(self._folder, epoch)
+        save_checkpoint(self._training, path, {"epochs": self._trained})
+        best = max(self._trained, key=lambda row: (row["val_accuracy"], row["epoch"]))
+        checkpoints.tidy(self._folder, best_epoch=best["epoch"])
+
+    def _resume(
+        self, configuration: Configuration, device: torch.device
+    ) -> tuple[Training, list[dict[str, Any]]]:
         """Return the training where it was left, and the metrics of every epoch by then."""
-        if self._checkpoint.exists():
+        there, last = checkpoints.found(self._folder), int(self._config["from_epoch"])
+        useless: list[str] = []
+        if last and not there:
+            useless.append(f"no checkpoint is left in {self._folder}")
+        elif there and there[0][0] < last:
+            useless.append(f"{checkpoints.checkpoint_path(self._folder, last)} is gone")
+        for epoch, path in there:
             try:
-                training, written = load_checkpoint(self._checkpoint, self._device)
-            except CheckpointError as error:
-                self._remark = str(error)
-            else:
-                if training.configuration == configuration:
+                training, written = load_checkpoint(path, device)
+                if training.configuration == configuration and training.epoch == epoch:
+                    self._say(useless, f"went on from epoch {epoch}")
                     return training, list(written["epochs"])
-                self._remark = f"{self._checkpoint} is of another configuration"
-        elif int(self._config["from_epoch"]) > 0:
-            self._remark = f"{self._checkpoint} is gone"
-        if self._remark:
-            self._remark += "; it started again from its first epoch"
+                useless.append(f"{path} is of another training")
+            except CheckpointError as error:
+                useless.append(str(error))
+            # Newer than all that will be written now, it would be taken for the last one.
+            checkpoints.discard(path)
+        self._say(useless, "started again from its first epoch")
         mean, std = self._pixels
         training = Training.start(
             configuration,
-            self._shape,
+            self._images[0].shape,
             mean=mean,
             std=std,
             seed=int(self._config["seed"]),
-            device=self._device,
+            device=device,
         )
         return training, []
+
+    def _say(self, useless: list[str], consequence: str) -> None:
+        if useless:
+            self._remark = f"{'; '.join(useless)}; it {consequence}"

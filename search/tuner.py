@@ -6,27 +6,31 @@ to go on from.
 
 from __future__ import annotations
 
-import logging
 import os
-import platform
-import signal
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-
-from sqlalchemy.exc import SQLAlchemyError
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data.images import LabelledImages
 from data.loader import as_tensors
 from model.cnn import pixel_statistics
+from model.geometry import network_cost
 from search.assignment import Observer
+from search.baselines import BASELINES
+from search.bench import quick_epoch_seconds
 from search.driver import Driver
-from search.record import Record
-from search.slots import plan_slots, worker_environment
+from search.guard import SAID, Guard, guarded, leave_record, say_gone
+from search.ray_root import clear, ray_root, sweep
+from search.session import session
+from search.slots import Slots, plan_slots, worker_environment
 from search.study import Study
 
-_SEEN_SECONDS = 5.0
+if TYPE_CHECKING:
+    from search.bridge import DriverSearcher
+
+_PROBED = 2000  # images
 _SETTINGS = {
     # Tune's own output, loggers and snapshots: the record and the screen are ours.
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -35,7 +39,7 @@ _SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Signals are handled by `search.bridge.stop_on_signals`.
+    # Signals are handled by `search.session`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AUTH_MODE": "disabled",  # a local Ray listens on loopback only
@@ -58,90 +62,116 @@ def run_search(
     """
     slots = plan_slots(study.config.resources)
     os.environ |= _SETTINGS | worker_environment()
-    import ray
-    from ray import tune
-
-    from search.bridge import DriverScheduler, DriverSearcher, stop_on_signals
-    from search.trial import TrialWorker
+    from search.bridge import DriverSearcher
+    from search.local_ray import local_ray
 
     share = slots.gpus or slots.threads
     study.note("share", share)  # for those who count device-hours from the record
     driver = Driver(study, shape=train.shape, slots=slots.count, share=share, observers=observers)
+    if study.config.resources.hang_seconds == "auto":
+        _probe(driver, study, train, validation, slots)
     searcher = DriverSearcher(driver)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
-    study.set_state("searching")
-    scratch_folder = tempfile.TemporaryDirectory(prefix="fashion-search-")
-    with scratch_folder as scratch, _seen_alive(study.record):
+    sweep()
+    with session(study, "search", stop=driver.stop) as working:
+        study.set_state("searching")
         try:
-            ray.init(
-                address="local",  # never join a cluster that happens to run here
-                num_cpus=slots.count * slots.threads,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_object_store_bytes(train, validation),
-            )
-            stop_on_signals(driver)
-            mean, std = pixel_statistics(as_tensors(train, "cpu")[0])
-            trainable = tune.with_resources(
-                tune.with_parameters(
-                    TrialWorker,
-                    train=train,
-                    validation=validation,
-                    pixels=(mean, std),
-                    threads=slots.threads,
-                    gpus=slots.gpus,
+            with (
+                ray_root() as root,
+                guarded(study, working.number, root) as guard,
+                local_ray(
+                    root,
+                    cpus=slots.count * slots.threads,
+                    object_store_bytes=_object_store_bytes(train, validation),
+                    died=lambda name: _leave_at_once(name, study, working.number, guard, root),
                 ),
-                {"cpu": slots.threads, "gpu": slots.gpus},
-            )
-            tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=DriverScheduler(driver),
-                    num_samples=-1,  # the driver says when it is over
-                    max_concurrent_trials=None,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                ),
-                run_config=tune.RunConfig(
-                    name="search",
-                    storage_path=scratch,
-                    verbose=0,
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    failure_config=tune.FailureConfig(max_failures=0),
-                ),
-            ).fit()
+            ):
+                try:
+                    trainable = _trainable(train, validation, slots)
+                    _tuner(trainable, driver, searcher, root / "tune").fit()
+                finally:
+                    working.leave()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            ray.shutdown()
-            study.record.end_session(session)
             study.set_state("stopped" if driver.interrupted else "searched")
     if searcher.error is not None:
         raise searcher.error
     return driver
 
 
-@contextmanager
-def _seen_alive(record: Record) -> Iterator[None]:
-    """Record every few seconds that the search goes on: also while Ray starts or an epoch lasts."""
-    over = threading.Event()
-
-    def see() -> None:
-        with suppress(SQLAlchemyError):  # the driver meets it too, and says so
-            while not over.wait(_SEEN_SECONDS):
-                record.see()
-
-    thread = threading.Thread(target=see, name="seen alive", daemon=True)
-    thread.start()
+def _probe(
+    driver: Driver, study: Study, train: LabelledImages, validation: LabelledImages, slots: Slots
+) -> None:
+    """Train a baseline for half a second: how long an epoch takes tells who is hung."""
+    configuration = next(iter(BASELINES.values())).configuration(study.config.max_epochs)
     try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        cost = network_cost(configuration.network, train.shape)
+    except ValueError:
+        return  # no room for it on such images: the first epochs of others will tell
+    few = replace(train, images=train.images[:_PROBED], labels=train.labels[:_PROBED])
+    seconds = quick_epoch_seconds(
+        configuration,
+        few,
+        pixel_statistics(as_tensors(few, "cpu")[0]),
+        slots.threads,
+        slots.gpus,
+        train.num_images,
+        validation.num_images,
+    )
+    driver.expect(cost.multiply_adds, seconds)
+
+
+def _trainable(train: LabelledImages, validation: LabelledImages, slots: Slots) -> Any:
+    from ray import tune
+
+    from search.trial import TrialWorker
+
+    return tune.with_resources(
+        tune.with_parameters(
+            TrialWorker,
+            train=train,
+            validation=validation,
+            pixels=pixel_statistics(as_tensors(train, "cpu")[0]),
+            threads=slots.threads,
+            gpus=slots.gpus,
+        ),
+        {"cpu": slots.threads, "gpu": slots.gpus},
+    )
+
+
+def _tuner(trainable: Any, driver: Driver, searcher: DriverSearcher, storage: Path) -> Any:
+    from ray import tune
+
+    from search.bridge import DriverScheduler, HangWatch
+
+    scheduler = DriverScheduler(driver, searcher)
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the driver says when it is over
+            max_concurrent_trials=None,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[HangWatch(driver, scheduler, searcher)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+
+
+def _leave_at_once(name: str, study: Study, session: int, guard: Guard, root: Path) -> None:
+    """End this process, whose Ray has died: what the main thread waits for will never come."""
+    guard.tell(SAID)
+    say_gone(study.name, f"Ray died (its {name} has ended)")
+    with suppress(Exception):  # the record is complete without it
+        leave_record(study, session)
+    clear(root)
+    os._exit(1)
 
 
 def _object_store_bytes(*images: LabelledImages) -> int:

@@ -12,25 +12,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
-import optuna
 from optuna.trial import TrialState
 
-from data.images import ImageShape
 from search.asha import LAST_STRETCH
+from search.chapters import extend_strategy, first_strategy
+from search.dataset import image_shape
 from search.environment import describe_environment
-from search.feasible import given_trials, realiser
-from search.fidelity_sampler import BASIS, DIVERGED
+from search.extension import Extension, taken_back
+from search.fidelity_sampler import BASIS, UNTRAINABLE
 from search.ladder import Decision
 from search.record import EventRow
-from search.restore import Ending, ending, score
+from search.restore import Ending, ending, is_of_budget, score
 from search.slots import CHECKOUT
-from search.strategy import Strategy
-from search.study import Outcome, Study, StudyError, trial_name
+from search.study import Outcome, Study, trial_name
 from search.verdict import Difference, Verification, compared, differing
 
 _PROPOSED = ("origin", "configuration", "key", "parameters", "multiply_adds", "refusal", BASIS)
 """Trial attributes that come with a proposal. How long it took is not derived."""
-_TOLD = ("reason", "infeasible", DIVERGED)
+_TOLD = ("reason", "failure", "infeasible", UNTRAINABLE)
 """Trial attributes that come with an end."""
 _CONDITIONS = ("python", "numpy", "scipy", "optuna", "processor", "commit")
 """Of the noted environment: what the numbers of a proposal depend on."""
@@ -53,28 +52,12 @@ def verify(study: Study) -> Verification:
     return result
 
 
-def _image_shape(study: Study) -> ImageShape:
-    facts = study.noted("data") or {}
-    try:
-        return ImageShape(
-            channels=facts["channels"],
-            height=facts["height"],
-            width=facts["width"],
-            num_classes=len(facts["classes"]),
-        )
-    except KeyError as error:
-        raise StudyError(
-            f"the record of {study.name} does not tell the {error.args[0]} of its images; only a"
-            " study that `run` has begun can be verified"
-        ) from None
-
-
 class _Walk:
     """One pass over the events: the strategy stands where the driver's stood at each of them."""
 
     def __init__(self, study: Study, result: Verification) -> None:
-        config, shape = study.config, _image_shape(study)
-        self._result, self._max_epochs = result, config.max_epochs
+        config, shape = study.config, image_shape(study)
+        self._result, self._config, self._shape = result, config, shape
         # The study may go on meanwhile, so the order matters: what is read has its events among
         # those read after it, and a trial that has ended here does not change any more.
         trials = study.optuna.get_trials(deepcopy=False)
@@ -84,19 +67,12 @@ class _Walk:
             self._rows[row.trial][row.epoch] = score(row)
         self._stored = study.optuna.get_trials(deepcopy=False)
         self._events = study.record.events()
+        self._taken_back = taken_back(self._events)
         self._decisions: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for decision in study.record.decisions():
             self._decisions[decision["event"]].append(decision)
-        self._study = optuna.create_study(
-            storage=optuna.storages.InMemoryStorage(), direction="maximize"
-        )
-        self._strategy = Strategy(
-            self._study,
-            config,
-            draw=config.search_space().suggest,
-            realise=realiser(config, shape),
-            given=given_trials(config, shape),
-        )
+        self._strategy = first_strategy(config, shape, study.extensions)
+        self._study = self._strategy.study
         self._told: dict[int, dict[int, list[float | None]]] = {}
         """Of every trial: epoch -> the values told; the last one counts."""
         self._due: dict[int, Ending | None] = {}
@@ -109,12 +85,14 @@ class _Walk:
             "promoted": self._promoted,
             "epoch": self._epoch,
             "ended": self._ended,
+            "reopened": self._reopened,
+            "extended": self._extended,
         }
         last = 0
         for event in self._events:
             if event.kind == "proposed" and event.trial >= len(self._stored):
                 break  # came while the record was read
-            if event.kind != "proposed" and event.trial not in self._due:
+            if event.kind not in ("proposed", "extended") and event.trial not in self._due:
                 why = "it has ended" if event.trial in self._told else "it was not proposed"
                 yield differing(event, "what happened", event.kind, f"nothing: {why}")
             yield from steps[event.kind](event)
@@ -173,11 +151,12 @@ class _Walk:
         yield from self._decided(event, f"the decision on epoch {epoch}", decision)
         self._told[trial].setdefault(epoch, []).append(value)
         stopped = decision.reason if decision is not None and decision.action == "stop" else ""
-        self._due[trial] = ending(epoch, value, stopped, max_epochs=self._max_epochs)
+        whole = int(self._stored[trial].user_attrs["configuration"]["training"]["epochs"])
+        self._due[trial] = ending(epoch, value, stopped, max_epochs=whole)
 
     def _ended(self, event: EventRow) -> Iterator[Difference]:
         trial, outcome, reason = event.trial, event.outcome or "", event.reason or ""
-        due = self._due.pop(trial)
+        due = self._due[trial]
         if due is None and trial in self._strategy.paused:
             due = Ending(outcome="pruned", reason=self._strategy.standing(trial))
         if due is not None:
@@ -185,13 +164,16 @@ class _Walk:
             # What its worker had to do otherwise than asked is added in brackets.
             if reason != due.reason and not reason.startswith(f"{due.reason} ("):
                 yield differing(event, "the end: reason", reason, due.reason)
-        elif outcome != "failed" and not _is_of_budget(outcome, reason):
+        elif not event.failure and not is_of_budget(outcome, reason):
             yield differing(event, "what happened", f"its end as {outcome}", "a further epoch")
+        if event.id in self._taken_back:
+            return  # as if it had not been
+        del self._due[trial]
         value = None
         if outcome == "complete":
             value = max(told[-1] for told in self._told[trial].values() if told[-1] is not None)
         derived = self._study.get_trials(deepcopy=False)[trial]
-        end = Ending(outcome=cast(Outcome, outcome), reason=reason)
+        end = Ending(outcome=cast(Outcome, outcome), reason=reason, failure=event.failure or "")
         facts = end.facts(derived.user_attrs.get("refusal", ""))
         self._strategy.end(trial, end.state, value, facts)
         yield from self._copies(trial, event)
@@ -204,6 +186,14 @@ class _Walk:
             )
             yield from compared(event, "the end", noted, told)
         self._result.ends += 1
+
+    def _reopened(self, event: EventRow) -> Iterator[Difference]:
+        if self._due[event.trial] is not None:
+            yield differing(event, "what happened", "it was reopened", "it stays ended")
+
+    def _extended(self, event: EventRow) -> Iterator[Difference]:
+        extend_strategy(self._strategy, Extension.of_event(event), self._config, self._shape)
+        yield from ()
 
     def _decided(
         self, event: EventRow, what: str, decision: Decision | None
@@ -249,8 +239,3 @@ class _Walk:
                         stored=here,
                         derived=known[-1],
                     )
-
-
-def _is_of_budget(outcome: str, reason: str) -> bool:
-    # When a budget ends depends on clocks, as a failure on its worker: they are told, not derived.
-    return outcome == "pruned" and reason.startswith("the budget ended: ")

@@ -83,7 +83,7 @@ class View:
         """Read everything from the study's record."""
         record, sessions, decisions = (
             study.record,
-            study.record.sessions(),
+            study.sessions.all(),
             study.record.decisions(),
         )
         trials = {t.number: t for t in study.trials()}
@@ -124,7 +124,7 @@ class View:
             begun=begun,
             share=study.noted("share") or 1.0,
             bounds=_bounds(study),
-            spent=record.spent_seconds("search"),
+            spent=study.sessions.spent_seconds("search"),
             since=sessions[-1]["seen_at"] if alive else None,
             data=data_line(study),
             caution=data_caution(study),
@@ -169,7 +169,7 @@ class View:
         if decision.action == "pause":
             self.chances.append((number, decision.value))
             self.paused.add(number)
-            self._free(number, at)
+            self.free(number, at)
 
     def end(self, number: int, outcome: Outcome, reason: str, at: float) -> None:
         """End a trial at Unix time `at` and free its slot."""
@@ -177,11 +177,12 @@ class View:
         self.ended.append(number)
         self.chances.append((number, worth(outcome, self.trials[number].value)))
         self.paused.discard(number)
-        self._free(number, at)
+        self.free(number, at)
         if self.study.config.budget.regret_bound is not None:
             self.bounds = _bounds(self.study)
 
-    def _free(self, number: int, at: float) -> None:
+    def free(self, number: int, at: float) -> None:
+        """Free the slot of a trial that leaves it at Unix time `at`, for now or for ever."""
         self._leave(number, at)
         self.slots = [None if trial == number else trial for trial in self.slots]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,14 @@ SMALL: dict[str, Any] = {
 }
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the fuzz tests tried, if they ran."""
+    lines = sys.modules["fuzzing"].TABLE if "fuzzing" in sys.modules else []
+    if lines:
+        terminalreporter.section("fuzzed inputs")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
+
+
 @pytest.fixture(autouse=True)
 def _denormal_numbers() -> Iterator[None]:
     """Undo what a training sets for its process: Hypothesis draws denormal numbers."""
@@ -53,6 +62,34 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return a function that mounts a file system of so many bytes and returns its folder.
+
+    Skipped where this process may not mount.
+    """
+    mounted: list[Path] = []
+
+    def mount(size_bytes: int) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("a small file system needs Linux's mount")
+        if answer.returncode:
+            pytest.skip(f"a small file system cannot be mounted: {answer.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    try:
+        yield mount
+    finally:
+        for folder in mounted:  # lazily: a process that was killed may still hold a file
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +229,10 @@ def listener(heard: list[tuple[Any, ...]]) -> Observer:
         def ended(self, trial: int, outcome: str, reason: str) -> None:
             heard.append(("ended", trial, outcome))
 
-        def stopping(self) -> None:
+        def failed(self, trial: int, failure: str, reason: str) -> None:
+            heard.append(("failed", trial, failure))
+
+        def stopping(self, reason: str) -> None:
             heard.append(("stopping",))
 
     return Listener()

@@ -21,6 +21,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from data.source import DataSpec, load_test
 from search.cli import app
 from search.lock import hold
+from search.study import open_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -151,7 +152,7 @@ def test_resume_of_a_finished_study_shows_its_result_and_repeats_nothing(
 
 
 def test_a_study_that_is_being_worked_on_is_refused_by_name_of_the_holder(runs: Path) -> None:
-    with hold(runs / "small"):
+    with hold(open_study(runs / "small")):
         refused = search("resume", "small", "--runs", str(runs))
         assert search("status", "small", "--runs", str(runs)).returncode == 0
     assert refused.returncode == 2

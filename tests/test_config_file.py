@@ -326,7 +326,7 @@ def test_a_mistake_in_the_space_is_found_on_its_line(
         ("study: !!python/name:os.system\n", "study.yaml:1: not YAML: could not determine a con"),
         ("? [a]\n: b\n", "study.yaml:1: not YAML: found unhashable key"),
         ("study: &a [*a]\n", "study.yaml:1: nested deeper than 20 levels"),
-        ("study: " + "[" * 5000, "study.yaml: nested deeper than 20 levels"),
+        ("study: " + "[" * 5000, "study.yaml:1: nested deeper than 20 levels"),
         ("study: \x00\n", "study.yaml: not YAML: unacceptable character #x0000"),
     ],
 )
@@ -352,7 +352,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"latin\.yaml: not UTF-8 text \(byte 10\)"):
         load_config(path)
     path.write_bytes(b"# " + b"x" * (1 << 20))
-    with pytest.raises(ConfigError, match="1048578 bytes, but a study file has at most 1048576"):
+    with pytest.raises(ConfigError, match="more than the 1048576 bytes that a study file may have"):
         load_config(path)
 
 
@@ -376,6 +376,13 @@ def test_overrides_replace_and_add_values(load: Callable[..., StudyConfig]) -> N
     assert config.baselines == ("seed-64",)
 
 
+def test_an_override_changes_one_place_also_where_an_alias_repeats_it(
+    load: Callable[..., StudyConfig],
+) -> None:
+    text = GOOD + "asha: &a {}\nsampler: *a\n"
+    assert load(text, "asha.reduction_factor=4").asha.reduction_factor == 4
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -389,8 +396,8 @@ def test_overrides_replace_and_add_values(load: Callable[..., StudyConfig]) -> N
         ("budget.trials", "must be KEY=VALUE, e.g. asha.reduction_factor=4"),
         ("=4", "must be KEY=VALUE, e.g. asha.reduction_factor=4"),
         ("budget..trials=4", "must be KEY=VALUE, e.g. asha.reduction_factor=4"),
-        ("seed=[1", "the value is not YAML"),
-        ("seed=!!bool maybe", "the value is not YAML"),
+        ("seed=[1", "not YAML: expected ',' or ']'"),
+        ("seed=!!bool maybe", "not YAML: a value does not fit its tag"),
     ],
 )
 def test_a_bad_override_is_named_as_it_was_given(

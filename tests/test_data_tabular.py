@@ -109,7 +109,7 @@ def test_names_the_line_and_the_value_of_a_bad_label(tmp_path: Path, label: str)
 def test_rows_are_read_in_pieces_and_a_late_fault_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tabular, "_ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(tabular, "_BLOCK", 50_000)
     rows = table(70)
     path = tmp_path / "data.csv"
     path.write_text(text(rows, FROM_1))

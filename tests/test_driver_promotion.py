@@ -12,6 +12,7 @@ from model.train import EpochMetrics
 from search.asha import LAST_STRETCH
 from search.assignment import Assignment, Observer
 from search.driver import Driver
+from search.failure import Failure
 from search.study import Study, open_study
 
 MakeEpoch = Callable[..., EpochMetrics]
@@ -55,7 +56,7 @@ def test_promotion_by_hand(
     again = hand_out(driver)
     assert (again.trial, again.attempt, again.from_epoch) == (2, 2, 1)
     assert (again.configuration, again.seed) == (third.configuration, third.seed)
-    assert again.checkpoint == third.checkpoint != first.checkpoint
+    assert again.folder == third.folder != first.folder
     assert driver.next() is None and not driver.done
     values = {2: 0.8, 3: 0.85, 4: 0.83}
     assert train(driver, 2, values) == ["continue", "continue", "stop"]
@@ -168,7 +169,7 @@ def test_a_promoted_trial_whose_worker_died_goes_on_without_another_promotion(
     study, driver = start_search(slots=2, budget={"trials": 3})
     _bring_two_to_the_first_rung(driver, train)
     assert hand_out(driver).trial == 0
-    driver.on_lost(0, "the worker process died")
+    driver.on_failure(0, Failure(kind="worker lost", reason="the worker process died"))
     again = hand_out(driver)
     assert (again.trial, again.attempt, again.from_epoch) == (0, 3, 1)
     # Its checkpoint was lost too: it passes the rung again as one that was promoted.

@@ -44,9 +44,9 @@ def _curves(count: int) -> dict[int, dict[int, float]]:
 
 
 def test_few_trials_are_taken_as_they_are_diverged_ones_last() -> None:
-    found = gather(_curves(4), [3, 5], most=10, most_diverged=10, rng=random.Random(0))
+    found = gather(_curves(4), [3, 5], most=10, most_untrainable=10, rng=random.Random(0))
     assert found.numbers == [10, 11, 12, 13, 3, 5]
-    assert (found.level, found.diverged) == (0, 2)
+    assert (found.level, found.untrainable) == (0, 2)
     assert found.values.shape == found.variances.shape == (6,)
     # Diverged trials are as bad as the worst of the others.
     assert found.values[4:].tolist() == [found.values.min()] * 2
@@ -55,22 +55,22 @@ def test_few_trials_are_taken_as_they_are_diverged_ones_last() -> None:
 
 
 def test_of_many_trials_the_better_half_and_some_others_are_taken() -> None:
-    found = gather(_curves(100), range(200, 220), most=10, most_diverged=3, rng=random.Random(0))
+    found = gather(_curves(100), range(200, 220), most=10, most_untrainable=3, rng=random.Random(0))
     assert set(found.numbers[:5]) == {105, 106, 107, 108, 109}
     others = found.numbers[5:10]
     assert len(set(others)) == 5 and max(others) < 105
     assert found.numbers[10:] == [217, 218, 219], "the last ones"
-    again = gather(_curves(100), [], most=10, most_diverged=3, rng=random.Random(1))
+    again = gather(_curves(100), [], most=10, most_untrainable=3, rng=random.Random(1))
     assert again.numbers[5:] != others, "by the dice"
     # The scale is that of all trials, taken or not.
-    whole = gather(_curves(100), [], most=100, most_diverged=3, rng=random.Random(0))
+    whole = gather(_curves(100), [], most=100, most_untrainable=3, rng=random.Random(0))
     by_number = dict(zip(whole.numbers, whole.values, strict=True))
     assert [by_number[n] for n in found.numbers[:10]] == found.values[:10].tolist()
 
 
 def test_values_of_lower_levels_are_unsure() -> None:
     curves = {0: {0: 0.5, 1: 0.8}, 1: {0: 0.4}, 2: {0: 0.6, 1: 0.85}}
-    found = gather(curves, [], most=10, most_diverged=0, rng=random.Random(0))
+    found = gather(curves, [], most=10, most_untrainable=0, rng=random.Random(0))
     assert found.level == 1
     assert found.variances[0] == found.variances[2] == 0 < found.variances[1]
 

@@ -24,6 +24,7 @@ from search.cli import app
 from search.driver import Driver
 from search.explain import explain, explanation_page
 from search.explain_proposal import length_scales
+from search.failure import Failure
 from search.study import Study, StudyError
 
 MakeStudy = Callable[..., Study]
@@ -48,10 +49,14 @@ def play(shape: ImageShape, make_epoch: MakeEpoch) -> Callable[..., Driver]:
                     return driver  # the script ends here, with a trial in flight
                 step = steps.pop(0)
                 if step == "lost":
-                    driver.on_lost(trial, "the worker process died")
+                    driver.on_failure(
+                        trial, Failure(kind="worker lost", reason="the worker process died")
+                    )
                     break
                 if step == "failed":
-                    driver.on_failure(trial, TRACE)
+                    driver.on_failure(
+                        trial, Failure(kind="bug", reason=TRACE.splitlines()[-1], trace=TRACE)
+                    )
                     break
                 if driver.on_epoch(trial, make_epoch(epoch, float(step))).action == "stop":
                     break
@@ -126,7 +131,7 @@ def test_the_model_tells_what_it_rested_on_and_expected(
     assert basis["observations"] == len(earlier)
     assert (
         f"It rests on {len(earlier)} trials with values, brought to the scale of 2 epochs; 1 that"
-        " diverged, as the worst there is."
+        " could not be trained, as the worst there is."
     ) in text
     value = trial.value or 0.0
     gap = (value - basis["expected"]) / basis["deviation"]
@@ -260,11 +265,11 @@ def test_paused_and_promoted_trials_are_told_with_what_they_wait_for(
     study.set_state("searching")
     assert f"Now       {waits}, once the study goes on: resume small." in told(study, "1")
     assert [title(study, trial) for trial in "01"] == ["unfinished", "paused"]
-    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    session = study.sessions.start("search", host=platform.node(), pid=os.getpid())
     assert f"Now       {waits}." in told(study, "1")
     assert "Now       Epoch 2 of 3 is being trained." in told(study, "0")
     assert [title(study, trial) for trial in "01"] == ["running", "paused"]
-    study.record.end_session(session)
+    study.sessions.end(session)
     play(study, {0: [0.6, 0.7], 2: [0.5, 0.6], 3: [0.41]})
     end = [t for t in study.trials() if t.reason.startswith("never promoted")]
     assert end
@@ -320,7 +325,14 @@ def test_the_page_keeps_to_80_columns_and_shows_what_people_wrote_as_it_is(
 ) -> None:
     study = make_study(max_epochs=1, budget={"trials": 6})
     driver = play(study, {0: [0.5]})
-    driver.on_failure(1, "Traceback\nValueError: [bold]odd[/] shape")
+    driver.on_failure(
+        1,
+        Failure(
+            kind="bug",
+            reason="ValueError: [bold]odd[/] shape",
+            trace="Traceback\nValueError: [bold]odd[/] shape",
+        ),
+    )
     text = told(study, "1", width=80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "ValueError: [bold]odd[/] shape" in text

@@ -18,7 +18,7 @@ from scipy.stats import qmc
 
 from search.dimension import Suggester
 from search.evidence import Tuning
-from search.fidelity_sampler import BASIS, DIVERGED, FidelitySampler
+from search.fidelity_sampler import BASIS, UNTRAINABLE, FidelitySampler
 from search.seeds import derive_seed
 
 LEVELS = (1, 3, 9)
@@ -202,13 +202,13 @@ def test_the_basis_of_a_proposal_says_what_it_rests_on() -> None:
     _fill(study, 8)
     failed = study.ask()
     _draw(failed)
-    failed.set_user_attr(DIVERGED, True)
+    failed.set_user_attr(UNTRAINABLE, True)
     study.tell(failed, state=TrialState.FAIL)
     _ask(study)  # open
     _ask(study)
     basis = sampler.basis
     assert json.loads(json.dumps(basis)) == basis
-    assert (basis["by"], basis["observations"], basis["diverged"]) == ("model", 8, 1)
+    assert (basis["by"], basis["observations"], basis["untrainable"]) == ("model", 8, 1)
     assert (basis["pending"], basis["level"]) == (1, 9)
     assert basis["near"] is None or 0 <= basis["near"] < 10
     assert basis["improvement"] >= 0 and basis["deviation"] > 0
@@ -264,17 +264,17 @@ def test_trials_stopped_early_guide_it() -> None:
 
 
 def test_the_number_of_observations_is_bounded_and_the_best_are_among_them() -> None:
-    bounded = _tuning(candidates=20, most_observations=4, most_diverged=2)
+    bounded = _tuning(candidates=20, most_observations=4, most_untrainable=2)
     sampler = _sampler(tuning=bounded)
     study = _study(sampler)
     _fill(study, 25)
     for _ in range(4):
         trial = study.ask()
         _draw(trial)
-        trial.set_user_attr(DIVERGED, True)
+        trial.set_user_attr(UNTRAINABLE, True)
         study.tell(trial, state=TrialState.FAIL)
     _ask(study)
-    assert (sampler.basis["observations"], sampler.basis["diverged"]) == (4, 2)
+    assert (sampler.basis["observations"], sampler.basis["untrainable"]) == (4, 2)
     third = sorted(_loss(trial.params) + 1 / 9 for trial in study.trials[:25])[2]
     assert sampler.basis["best"] > -third
 
@@ -301,7 +301,7 @@ def test_diverged_trials_repel() -> None:
                 study.tell(trial, value)
                 continue
             if told:
-                trial.set_user_attr(DIVERGED, True)
+                trial.set_user_attr(UNTRAINABLE, True)
             study.tell(trial, state=TrialState.FAIL)
             count += number >= 6
         return count

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "model": {"data", "model"},
     "search": {"data", "model", "search"},
 }
-WITH_RAY = {"bridge.py", "cluster.py", "trial.py", "tuner.py"}
+WITH_RAY = {"bridge.py", "cluster.py", "local_ray.py", "trial.py", "tuner.py"}
 WITH_OPTUNA = {
     "driver.py",
     "fidelity_sampler.py",
@@ -27,6 +27,7 @@ WITH_OPTUNA = {
     "report_space.py",
     "restore.py",
     "sampler.py",
+    "storage.py",
     "strategy.py",
     "study.py",
     "terminator.py",

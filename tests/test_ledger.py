@@ -38,8 +38,12 @@ def study(tmp_path: Path) -> optuna.Study:
 
 def _read(study: optuna.Study, tmp_path: Path) -> list[FrozenTrial]:
     """Return the trials as another process sees them."""
+    return _load(tmp_path).trials
+
+
+def _load(tmp_path: Path) -> optuna.Study:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
-    return optuna.load_study(study_name="s", storage=storage).trials
+    return optuna.load_study(study_name="s", storage=storage)
 
 
 def test_a_trial_is_written_as_it_was_proposed(study: optuna.Study, tmp_path: Path) -> None:
@@ -133,3 +137,38 @@ def test_a_trial_s_end_is_written_after_its_reason(
     (trial,) = _read(study, tmp_path)
     assert (trial.state, trial.user_attrs["reason"]) == (state, "because")
     assert trial.value == {"COMPLETE": 0.7, "PRUNED": 0.5, "FAIL": None}[state.name]
+
+
+@pytest.mark.parametrize("kind", ["open", "opened", "memory"])
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_a_trial_that_has_ended_is_reopened_as_it_was_before(
+    study: optuna.Study, tmp_path: Path, kind: str, state: TrialState
+) -> None:
+    if kind == "memory":
+        study = optuna.create_study(direction="maximize")
+    ledger = Ledger(study)
+    for number in (0, 1):
+        ledger.add(_template(number))
+        ledger.report(number, 1, 0.5)
+    before = study.get_trials()
+    ends = {"reason": "because", "failure": "bug", "infeasible": True, "untrainable": True}
+    ledger.end(0, state, 0.5, ends)
+    ledger.end(1, TrialState.PRUNED, None, {"reason": "later"})
+    assert study.get_trials(deepcopy=False)[0].state == state
+    if kind == "opened":  # nothing of it was read yet
+        study = _load(tmp_path)
+    ledger = Ledger(study)
+    ledger.reopen(0)
+
+    def seen() -> list[list[FrozenTrial]]:
+        # By whoever has it open, and by whoever opens it now.
+        return [study.get_trials(), *([] if kind == "memory" else [_read(study, tmp_path)])]
+
+    for trials in seen():
+        assert trials[0] == before[0]
+        assert trials[1].state == TrialState.PRUNED
+    ledger.report(0, 2, 0.6)
+    ledger.end(0, TrialState.COMPLETE, 0.6, {"reason": "all of it"})
+    for trials in seen():
+        assert (trials[0].value, trials[0].intermediate_values) == (0.6, {1: 0.5, 2: 0.6})
+        assert trials[0].user_attrs == before[0].user_attrs | {"reason": "all of it"}

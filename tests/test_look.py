@@ -19,7 +19,8 @@ from search import look
 from search.config import DataSection
 from search.config_file import load_config
 from search.look import bootstrap_interval, look_at_test
-from search.study import Study, StudyError, create, write_json
+from search.study import Study, StudyError, create
+from search.whole_file import write_json
 
 CHECKOUT = Path(__file__).parent.parent
 

@@ -17,11 +17,12 @@ from rich.console import Console
 
 import search.plan as planning
 from model.config import Configuration
+from search.bench import Measured
 from search.config import StudyConfig
 from search.needs import Need
 from search.plan import Plan, make_plan
 from search.plan_page import plan_page
-from search.probe import Measured, Probed
+from search.probe import Probed
 from search.slots import Slots, available_cpus
 
 MakeConfig = Callable[..., StudyConfig]

@@ -14,15 +14,17 @@ import pytest
 
 from data.images import ImageShape
 from data.loader import as_tensors
+from data.memory import available_memory
 from data.source import DataSpec, load_train
 from model.cnn import pixel_statistics
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.geometry import network_cost
+from search.bench import Measured
 from search.config import StudyConfig
 from search.draws import draw_configurations
-from search.needs import available_memory, disk_need, memory_need
+from search.needs import memory_need
 from search.pace import Pace
-from search.probe import Measured, Probed, probe
+from search.probe import Probed, probe
 from search.slots import Slots
 
 MakeConfig = Callable[..., StudyConfig]
@@ -236,18 +238,6 @@ def test_a_container_leaves_less_memory_than_the_machine(tmp_path: Path) -> None
     assert available_memory(tmp_path) == pytest.approx(machine, rel=0.2)
     (tmp_path / "memory.max").write_text("1000000\n")
     assert available_memory(tmp_path) == 1_000_000 - 700_000 + 100_000
-
-
-def test_disk_grows_with_the_trials_and_is_counted_where_the_studies_lie(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    config = make_config(baselines=["seed-32"], final={"seeds": 2, "baseline_seeds": 1})
-    ten = disk_need(config, tmp_path / "runs", trials=10, checkpoint=5e6, model=1e6)
-    assert ten.parts["checkpoints"] == 50_000_000
-    assert ten.parts["final models"] == 3 * (1_000_000 + (1 << 20))
-    assert ten.available > 0
-    more = disk_need(config, tmp_path / "runs", trials=1e12, checkpoint=5e6, model=1e6)
-    assert not more.suffices
 
 
 # The probe itself

@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.driver import Driver
+from search.failure import Failure
 from search.progress import Screen
 from search.screen import frame
 from search.study import Study
@@ -339,7 +340,7 @@ def test_every_limit_has_a_bar_in_the_search_and_in_the_record(
     assert uses["device_hours"].text == "1.00 of 2 device-hours"
     assert uses["plateau_trials"].text == "2 of 9 trials without a better one"
     assert uses["trials"].text == "5 of 30 trials"
-    study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    study.sessions.start("search", host=platform.node(), pid=os.getpid())
     view = View.of(study)
     told = {use.limit: use for use in view.budget(clock[0])}
     assert told.pop("regret_bound").text == "regret bound 0.004, ends at 0.001"
@@ -358,7 +359,7 @@ def test_a_trial_whose_worker_was_lost_keeps_its_slot(
         driver = Driver(study, shape=shape, slots=1, observers=[screen])
         assert driver.next() is not None
         driver.on_epoch(0, make_epoch(1, 0.8))
-        driver.on_lost(0, "the worker process died")
+        driver.on_failure(0, Failure(kind="worker lost", reason="the worker process died"))
         assert driver.next() is not None
         assert screen._view.slots == [0]
     assert "t0000 goes on from epoch 1 (baseline seed-32): 32 k3" in written(console)
@@ -372,7 +373,14 @@ def test_why_a_trial_failed_stays_on_one_line_as_it_is(
     with Screen(study, console=console) as screen:
         driver = Driver(study, shape=shape, slots=1, observers=[screen])
         driver.next()
-        driver.on_failure(0, "Traceback\nValueError: [bold]odd[/] shape \x1b[2J [3, 28]")
+        driver.on_failure(
+            0,
+            Failure(
+                kind="bug",
+                reason="ValueError: [bold]odd[/] shape \x1b[2J [3, 28]",
+                trace="Traceback\nValueError: [bold]odd[/] shape \x1b[2J [3, 28]",
+            ),
+        )
     lines = CODES.sub("", written(console)).splitlines()
     assert any(
         line.endswith(" t0000 failed: ValueError: [bold]odd[/] shape [2J [3, 28]") for line in lines

@@ -21,11 +21,13 @@ from model.evaluate import evaluate_logits
 from model.train import EpochMetrics
 from search.config import StudyConfig
 from search.driver import Driver
+from search.failure import Failure
 from search.report import count, duration, interval, percent, plain, short, write_report
 from search.report_facts import gather
 from search.report_space import Axis
 from search.settle import settle
-from search.study import Study, best_of, create, open_study, write_json
+from search.study import Study, best_of, create, open_study
+from search.whole_file import write_json
 
 EVIL = "<script>alert('x')</script>"
 CLASSES = ("shirt", EVIL, "a|b `c`")
@@ -90,12 +92,15 @@ def make_config(**changes: Any) -> StudyConfig:
 def search(study: Study) -> None:
     """Drive a search by hand: trial 2 raises, 3 diverges, 4 loses its worker once."""
     driver = Driver(study, shape=SHAPE, slots=1)
-    session = study.record.start_session("search", host="here", pid=1)
+    session = study.sessions.start("search", host="here", pid=1)
     while (assignment := driver.next()) is not None:
         trial, attempt = assignment.trial, assignment.attempt
         driver.place(trial, node=f"node {EVIL}", pid=4000 + trial % 2)
         if trial == 2:
-            driver.on_failure(trial, f"ValueError: {EVIL}")
+            driver.on_failure(
+                trial,
+                Failure(kind="bug", reason=f"ValueError: {EVIL}", trace=f"ValueError: {EVIL}"),
+            )
             continue
         for epoch in itertools.count(assignment.from_epoch + 1):
             loss = math.nan if trial == 3 else 0.5
@@ -103,9 +108,11 @@ def search(study: Study) -> None:
             if driver.on_epoch(trial, metrics(epoch, accuracy, loss)).action == "stop":
                 break
             if trial == 4 and attempt == 1:
-                driver.on_lost(trial, f"the node went away {EVIL}")
+                driver.on_failure(
+                    trial, Failure(kind="worker lost", reason=f"the node went away {EVIL}")
+                )
                 break
-    study.record.end_session(session)
+    study.sessions.end(session)
     study.set_state("searched")
 
 
@@ -451,10 +458,10 @@ def test_the_timeline_leaves_out_the_time_between_sessions(
     for begin, trial in ((100.0, 0), (9000.0, 1)):
         times = iter([begin, begin + 2, begin + 12, begin + 15])
         monkeypatch.setattr("search.record.time.time", lambda times=times: next(times))
-        session = study.record.start_session("search", host="here", pid=1)
+        session = study.sessions.start("search", host="here", pid=1)
         study.record.start_attempt(trial, from_epoch=0)
         study.record.end_attempt(trial, 1, outcome="complete", reason="")
-        study.record.end_session(session)
+        study.sessions.end(session)
     monkeypatch.undo()
     facts = gather(study)
     assert [(bar["start"], bar["seconds"]) for bar in facts["bars"]] == [(2, 10), (17, 10)]

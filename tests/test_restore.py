@@ -18,6 +18,7 @@ from model.train import EpochMetrics
 from search.assignment import Assignment
 from search.config import StudyConfig
 from search.driver import Driver
+from search.failure import Failure
 from search.record import EventRow, Record
 from search.sampler import ASK_SECONDS
 from search.seeds import derive_seed
@@ -297,7 +298,7 @@ def test_epochs_that_were_trained_twice_count_once_after_a_restart(
     for _ in range(2):  # the checkpoint is lost with the worker
         for epoch in (1, 2):
             driver.on_epoch(0, make_epoch(epoch, 0.5))
-        driver.on_lost(0, "the worker process died")
+        driver.on_failure(0, Failure(kind="worker lost", reason="the worker process died"))
         driver.next()
     driver = Driver(open_study(tmp_path / "twice"), shape=shape, slots=1)
     driver.next()

@@ -16,7 +16,7 @@ from search.config import StudyConfig
 from search.dimension import Suggester
 from search.evidence import Tuning
 from search.feasible import Given, Realised
-from search.fidelity_sampler import DIVERGED
+from search.fidelity_sampler import UNTRAINABLE
 from search.restore import Ending
 from search.strategy import Strategy
 
@@ -133,10 +133,10 @@ def test_what_ends_is_told_to_the_study(make_config: MakeConfig) -> None:
     strategy.end(1, TrialState.PRUNED, None, {"reason": "rank 2 of 2"})
     first, second = study.trials
     assert (first.state, first.params["width"]) == (TrialState.FAIL, 8)
-    assert first.user_attrs[DIVERGED] is True and first.user_attrs["infeasible"] is True
+    assert first.user_attrs[UNTRAINABLE] is True and first.user_attrs["infeasible"] is True
     assert first.user_attrs["reason"] == "diverged: ..."
     assert (second.state, second.user_attrs["reason"]) == (TrialState.PRUNED, "rank 2 of 2")
-    assert DIVERGED not in second.user_attrs
+    assert UNTRAINABLE not in second.user_attrs
 
 
 def test_trials_that_wait_are_known_with_their_rung_and_their_standing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,8 @@ from search.study import (
     create,
     open_study,
     trial_name,
-    write_json,
 )
+from search.whole_file import write_json
 
 MakeConfig = Callable[..., StudyConfig]
 MakeStudy = Callable[..., Study]
@@ -121,7 +122,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, make_config: Ma
 def test_a_folder_without_its_files_is_no_study(make_study: MakeStudy, missing: str) -> None:
     folder = make_study().folder
     (folder / missing).unlink()
-    with pytest.raises(StudyError, match=r"small holds no study \(config.yaml and study.db\)"):
+    told = {"config.yaml": "has lost its config.yaml; put that back", "study.db": "holds no study"}
+    with pytest.raises(StudyError, match=told[missing]):
         open_study(folder)
 
 
@@ -159,7 +161,7 @@ def test_a_study_that_was_not_made_to_its_end_is_refused(
     with pytest.raises(KeyboardInterrupt):
         create(make_config(), tmp_path / "half", facts={"data": {}}, environment={})
     assert len(noted) == attributes
-    with pytest.raises(StudyError, match="half was not made to its end; remove the folder"):
+    with pytest.raises(StudyError, match="half was not made to its end, or has lost"):
         open_study(tmp_path / "half")
 
 
@@ -296,26 +298,54 @@ def test_attempts_of_a_killed_driver_end_where_they_were_last_seen(
     study = make_study()
     record, now = study.record, 1000.0
     monkeypatch.setattr(record_module.time, "time", lambda: now)
-    record.start_session("search", host="host", pid=1)
+    study.sessions.start("search", host="host", pid=1)
     for trial in (0, 1, 2):
         record.start_attempt(trial, from_epoch=0)
     now = 1060.0
     record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5)
     record.end_attempt(2, 1, outcome="complete", reason="")
     now = 1075.0  # the driver is there, no trial has come to the end of an epoch
-    record.see()
+    study.sessions.see()
     now = 1077.0
     record.start_attempt(3, from_epoch=0)
     now = 90000.0  # the next day
-    record = open_study(study.folder).record
-    record.start_session("retrain", host="host", pid=2)
-    record.start_session("search", host="host", pid=3)
+    study = open_study(study.folder)
+    study.sessions.start("retrain", host="host", pid=2)
+    study.sessions.start("search", host="host", pid=3)
+    record = study.record
     record.close_attempts("the driver ended before it")
     ends = [(row["outcome"], row["ended_at"]) for row in record.attempts()]
     assert ends[:2] == [("stopped", 1075.0)] * 2
     assert ends[2:] == [("complete", 1060.0), ("stopped", 1077.0)]
-    assert record.spent_seconds("search") == 75.0
+    assert study.sessions.spent_seconds("search") == 75.0
     assert record.attempts()[0]["reason"] == "the driver ended before it"
+
+
+def test_the_attempts_of_a_trial_that_failed_are_told_in_order(make_study: MakeStudy) -> None:
+    record = make_study().record
+    ends = (("lost", "worker lost"), ("stopped", None), ("lost", "out of memory"))
+    for epoch, (outcome, failure) in enumerate(ends):
+        attempt = record.start_attempt(4, from_epoch=epoch)
+        record.end_attempt(4, attempt, outcome=outcome, reason=f"why {epoch}", failure=failure)
+    record.end_attempt(5, record.start_attempt(5, from_epoch=0), outcome="failed", reason="no")
+    record.add_event("ended", 4, outcome="failed", reason="no more", failure="out of memory")
+    assert record.failures(4) == [
+        {"attempt": 1, "failure": "worker lost", "from_epoch": 0, "reason": "why 0"},
+        {"attempt": 3, "failure": "out of memory", "from_epoch": 2, "reason": "why 2"},
+    ]
+    assert record.failures(5) == []
+    kinds = [row["failure"] for row in record.attempts()]
+    assert kinds == ["worker lost", None, "out of memory", None]
+    assert [event.failure for event in record.events()] == ["out of memory"]
+
+
+def test_a_reason_may_hold_what_no_database_takes(make_study: MakeStudy) -> None:
+    record = make_study().record
+    reason = "ValueError: \0 and \udcff in a name"
+    record.add_event("ended", 0, outcome="failed", reason=reason)
+    record.end_attempt(0, record.start_attempt(0, from_epoch=0), outcome="failed", reason=reason)
+    expected = "ValueError: \\x00 and \\udcff in a name"
+    assert [record.events()[0].reason, record.attempts()[0]["reason"]] == [expected] * 2
 
 
 def test_looks_at_the_test_set_are_kept_in_order(make_study: MakeStudy) -> None:
@@ -334,24 +364,24 @@ def test_the_time_between_sessions_is_not_spent(
     study = make_study()
     now = 1000.0
     monkeypatch.setattr(record_module.time, "time", lambda: now)
-    study.record.start_session("search", host="host", pid=1)
+    study.sessions.start("search", host="host", pid=1)
     now = 1060.0
     study.record.add_epoch(0, 1, make_epoch(1, 0.5), 0.5)
     # That driver is killed; the next day another goes on, and is killed too.
-    record = open_study(study.folder).record
+    study = open_study(study.folder)
     now = 90000.0
-    record.start_session("search", host="host", pid=2)
+    study.sessions.start("search", host="host", pid=2)
     now = 90030.0
-    record.add_epoch(0, 2, make_epoch(2, 0.5), 0.5)
+    study.record.add_epoch(0, 2, make_epoch(2, 0.5), 0.5)
     # A third ends well; another stage is not searching.
-    record = open_study(study.folder).record
-    third = record.start_session("search", host="host", pid=3)
+    study = open_study(study.folder)
+    third = study.sessions.start("search", host="host", pid=3)
     now = 90040.0
-    record.end_session(third)
-    record.start_session("retrain", host="host", pid=4)
+    study.sessions.end(third)
+    study.sessions.start("retrain", host="host", pid=4)
     now = 90140.0
-    assert record.spent_seconds("search") == 60 + 30 + 10
-    assert [session["ended_at"] is None for session in record.sessions()] == [
+    assert study.sessions.spent_seconds("search") == 60 + 30 + 10
+    assert [session["ended_at"] is None for session in study.sessions.all()] == [
         *(True, True, False),
         True,
     ]
@@ -429,3 +459,29 @@ def test_json_replaces_the_old_file_whole(tmp_path: Path) -> None:
         write_json(path, {"new": object()})
     assert json.loads(path.read_text()) == {"new": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_who_looks_while_a_study_is_made_sees_none_and_does_not_disturb(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    folder, over, seen = tmp_path / "small", threading.Event(), list[str]()
+
+    def look() -> None:
+        while not over.is_set():
+            try:
+                open_study(folder)
+                seen.append("made")
+            except StudyError as error:
+                seen.append(str(error))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        study = create(make_config(), folder, facts={"a": 1}, environment={})
+    finally:
+        over.set()
+        reader.join()
+    assert study.noted("a") == 1
+    told = ("holds no study", "was not made to its end", "made")
+    assert all(any(part in text for part in told) for text in seen)
+    assert len(seen) > 1

@@ -84,14 +84,14 @@ def finish(study: Study) -> None:
 
 
 def test_status_shows_a_search_of_another_process(study: Study) -> None:
-    session = study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    session = study.sessions.start("search", host=platform.node(), pid=os.getpid())
     text = drawn(status_table(study))
     assert "shown - searching " in text
     assert re.search(r"Trials +1 running, 3 complete, 1 pruned ", text), text
     assert re.search(r"1  t0004 +2/3 .+ 89\.00 % +1,000 ", text), text
     # The same, but its process is gone: nothing runs.
-    study.record.end_session(session)
-    study.record.start_session("search", host=platform.node(), pid=2**22 + 1)
+    study.sessions.end(session)
+    study.sessions.start("search", host=platform.node(), pid=2**22 + 1)
     text = drawn(status_table(study))
     assert "shown - interrupted while searching " in text
     assert "Slot" not in text
@@ -113,7 +113,7 @@ def test_paused_trials_are_counted_apart_in_status_and_its_json(
     assert re.search(r"Trials +2 paused, 1 unfinished ", text), text
     counts = summarise(study)["trials"]
     assert (counts["running"], counts["paused"], counts["unfinished"]) == (0, 2, 1)
-    study.record.start_session("search", host=platform.node(), pid=os.getpid())
+    study.sessions.start("search", host=platform.node(), pid=os.getpid())
     assert re.search(r"Trials +1 running, 2 paused ", drawn(status_table(study)))
     counts = summarise(study)["trials"]
     assert (counts["running"], counts["paused"], counts["unfinished"]) == (1, 2, 0)

@@ -140,7 +140,7 @@ def test_every_trial_of_the_budget_ended(search: Search) -> None:
     best = best_of(trials)
     assert best is not None and best.outcome == "complete"
     assert best.value is not None and best.value > 0.3
-    (session,) = search.study.record.sessions()
+    (session,) = search.study.sessions.all()
     assert (session["stage"], session["pid"]) == ("search", os.getpid())
     assert session["ended_at"] is not None
 

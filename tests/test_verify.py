@@ -24,6 +24,7 @@ from search.cli import app
 from search.config import StudyConfig
 from search.driver import Driver
 from search.environment import describe_environment
+from search.failure import Failure
 from search.record import Record
 from search.seeds import derive_seed
 from search.slots import CHECKOUT
@@ -80,9 +81,18 @@ class Workers:
             assignment, done = busy.pop(trial)
             fate = self._chance.random()
             if fate < 0.03:
-                driver.on_lost(trial, "the worker process died")
+                driver.on_failure(
+                    trial, Failure(kind="worker lost", reason="the worker process died")
+                )
             elif fate < 0.06:
-                driver.on_failure(trial, "Traceback\nValueError: too small")
+                driver.on_failure(
+                    trial,
+                    Failure(
+                        kind="bug",
+                        reason="ValueError: too small",
+                        trace=f'  File "x.py", line {trial}, in f\nValueError: too small',
+                    ),
+                )
             else:
                 # A dying worker has trained again what was recorded already, now and then.
                 epoch = done if 0 < done < assignment.from_epoch + 2 and fate < 0.15 else done + 1
@@ -319,8 +329,8 @@ FORGED = {
         r"the decision on epoch \d: the record has none, derived is stop: rank \d+ of \d+",
     ),
     "a decision too many": (
-        "INSERT INTO fs_decision SELECT 9999, 1, trial, epoch, bracket, rung, value, cutoff, rank,"
-        " competitors, action, reason, at FROM fs_decision WHERE id = 1",
+        "INSERT INTO fs_decision SELECT 9999, study, 1, trial, epoch, bracket, rung, value, cutoff,"
+        " rank, competitors, action, reason, at FROM fs_decision WHERE id = 1",
         r"^t\d{4}, a decision on event 1: the record has continue, derived is nothing$",
     ),
     "a parameter": (

@@ -1,0 +1,66 @@
+"""Curves for TensorBoard: what it reads, and what becomes of them on a full disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from model.train import EpochMetrics
+from search.study import StudyError
+from search.tensorboard import VALUE, Curves
+
+MakeEpoch = Callable[..., EpochMetrics]
+
+
+def read(folder: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, round(event.value, 6)) for event in events.Scalars(tag)]
+
+
+def test_tensorboard_reads_what_was_written_also_by_a_later_attempt(
+    tmp_path: Path, make_epoch: MakeEpoch
+) -> None:
+    folder = tmp_path / "t0000"
+    for attempt in ({1: 0.5, 2: 0.6}, {3: 0.7}):
+        curves = Curves(folder)
+        for epoch, accuracy in attempt.items():
+            curves.add(make_epoch(epoch, accuracy, train_loss=float("nan")))
+        curves.close()
+    assert len(list(folder.iterdir())) == 2
+    assert read(folder, VALUE) == [(1, 0.5), (2, 0.6), (3, 0.7)]
+    assert [step for step, _ in read(folder, "learning_rate")] == [1, 2, 3]
+
+
+def test_a_full_disk_is_said_in_one_line_and_what_was_written_stays(
+    small_disk: Callable[[int], Path],
+    make_epoch: MakeEpoch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    disk = small_disk(65536)
+    threads = threading.active_count()
+    curves = Curves(disk / "t0000")
+    curves.add(make_epoch(1, 0.5))
+    (disk / "other").write_bytes(b"x" * (65536 - 3 * 4096))
+    written = 1
+    with pytest.raises(StudyError) as refused:
+        for epoch in range(2, 1000):
+            curves.add(make_epoch(epoch, 0.5))
+            written = epoch
+    assert f"the disk of {disk / 't0000'} is full" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    curves.close()
+    with pytest.raises(StudyError, match="is full"):
+        Curves(disk / "t0001").add(make_epoch(1, 0.5))
+    assert capfd.readouterr() == ("", "")
+    assert threading.active_count() == threads
+    assert [step for step, _ in read(disk / "t0000", VALUE)] == list(range(1, written + 1))
+    (disk / "other").unlink()
+    again = Curves(disk / "t0000")
+    again.add(make_epoch(written + 1, 0.5))
+    again.close()
+    assert read(disk / "t0000", VALUE)[-1] == (written + 1, 0.5)
