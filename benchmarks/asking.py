@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="asking-") as folder:
         study = create(config, Path(folder) / "study", facts={}, environment={})
         begun = time.perf_counter()
-        handing, epochs = _search(study, options.slots)
+        handing, epochs = search_without_training(study, options.slots)
         seconds = time.perf_counter() - begun
         frozen = study.optuna.get_trials(deepcopy=False)
     asks = np.array([trial.user_attrs[ASK_SECONDS] for trial in frozen])
@@ -78,7 +78,13 @@ def main() -> None:
         options.json.write_text(json.dumps(answer) + "\n", encoding="utf-8")
 
 
-def _search(study: Study, slots: int) -> tuple[list[float], list[float]]:
+def search_without_training(
+    study: Study, slots: int, *, trials: int | None = None
+) -> tuple[list[float], list[float]]:
+    """Search to the end of the budget, or until there are so many trials, with made-up epochs.
+
+    Returns the seconds of every hand-out and of every epoch. Trials in flight stay so.
+    """
     driver = Driver(study, shape=SHAPE, slots=slots)
     handing: list[float] = []
     epochs: list[float] = []
@@ -89,6 +95,8 @@ def _search(study: Study, slots: int) -> tuple[list[float], list[float]]:
             assignment = driver.next()
             if assignment is None:
                 break
+            if trials is not None and assignment.trial >= trials:
+                return handing, epochs
             handing.append(time.perf_counter() - begun)
             busy.append((assignment, assignment.from_epoch))
         if not busy:

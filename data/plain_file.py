@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
-_ALWAYS_UNPACKED = 256 << 20  # bytes: sorted labels and blank images do pack a thousandfold
+_ALWAYS_UNPACKED = 64 << 20  # bytes: sorted labels and blank images do pack a thousandfold
 _MOST_PACKED = 100  # times; the pixels of real images pack less than tenfold
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a plain file to read its bytes, without waiting. Raises OSError, also for a pipe."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.one_line import OneLineError
+
 TOLERANCE = 1e-4
 TIMEOUT_SECONDS = 300
 
@@ -80,7 +82,7 @@ _REFUSED = {
 }
 
 
-class ExportError(Exception):
+class ExportError(OneLineError):
     """Say in one line why there is no export."""
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data.one_line import OneLineError
 from search.cli_care import care
 from search.cli_options import (
     DEFAULT_RUNS,
@@ -22,6 +23,7 @@ from search.cli_options import (
     Runs,
     StudyName,
     Verbose,
+    absolute,
     data_place,
     go_on,
     open_named,
@@ -75,7 +77,7 @@ def run(
     from search.run import new_study
 
     resolved = _resolve(config, preset, overrides, data, name)
-    folder = runs.resolve()
+    folder = absolute(runs)
     if name is None:
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})
     level = verbosity(quiet or as_json, verbose)
@@ -101,7 +103,7 @@ def plan(
     from search.plan_page import plan_page
 
     resolved = _resolve(config, preset, overrides, data, None)
-    planned = make_plan(resolved, runs.resolve(), probe_seconds, quiet=as_json)
+    planned = make_plan(resolved, absolute(runs), probe_seconds, quiet=as_json)
     show(planned.to_dict(), as_json, lambda: plan_page(planned))
     for reason in planned.refusals:
         sys.stderr.write(f"error: {reason}\n")
@@ -155,7 +157,7 @@ def status(
         opened = open_named(study, runs)
         show(summarise(opened), as_json, lambda: status_table(opened))
         return
-    found = sorted(path.parent for path in runs.resolve().glob("*/config.yaml"))
+    found = sorted(path.parent for path in absolute(runs).glob("*/config.yaml"))
     summaries = []
     for folder in found if as_json else ():
         try:
@@ -170,11 +172,11 @@ app.add_typer(care)
 
 
 def main() -> None:
-    """Run a command; turn what a person can mend into one line and exit code 2."""
+    """Run a command; turn what goes wrong into one line and exit code 2."""
     try:
         app()
     except Exception as error:
-        if _options["debug"] or not _is_for_people(error):
+        if _options["debug"]:
             raise
         sys.stderr.write(f"error: {_told(error)}\n")
         sys.exit(2)
@@ -184,14 +186,13 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" of {Path(str(error.filename)).parent}" if error.filename else ""
         return f"the disk{where} is full: free some space and try again"
-    return " ".join(str(error).split())
-
-
-def _is_for_people(error: Exception) -> bool:
-    # By name: importing the classes would import what the command may not have needed.
-    names = {"DataError", "StudyError", "ConfigError", "CheckpointError", "ExportError"}
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(kinds & names) or isinstance(error, ValueError | OSError)
+    text = str(error)
+    if not isinstance(error, OneLineError | ValueError | OSError):
+        text = (
+            f"{type(error).__name__}: {text}; a fault of this program, or a damaged study (see"
+            " `doctor`): `python -m search --debug COMMAND` shows where"
+        )
+    return str(OneLineError(text))
 
 
 def _resolve(
@@ -208,7 +209,7 @@ def _resolve(
         settings += [f"data.source={json.dumps(data_place(data))}", "data.fallback=null"]
     if name is not None:
         settings.append(f"study={json.dumps(name)}")
-    study_file = None if config is None else config.resolve()
+    study_file = None if config is None else absolute(config)
     return load_config(study_file, preset=preset, overrides=settings)
 
 

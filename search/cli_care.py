@@ -16,6 +16,7 @@ from search.cli_options import (
     Runs,
     StudyName,
     Verbose,
+    absolute,
     go_on,
     open_named,
     show,
@@ -46,7 +47,7 @@ def gc(
     if study is not None:
         found = [collect(study_folder(study, runs), keep=keep, dry_run=dry_run)]
     else:
-        found = collect_all(runs.resolve(), keep=keep, dry_run=dry_run)
+        found = collect_all(absolute(runs), keep=keep, dry_run=dry_run)
     content = {"dry_run": dry_run, "bytes": sum(f.size for f in found)}
     show(
         content | {"studies": [f.to_dict() for f in found]},

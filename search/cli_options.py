@@ -5,7 +5,9 @@ No heavy imports at module level: `--help` reads this too.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +32,24 @@ def open_named(study: str, runs: Path) -> Any:
 
 def study_folder(study: str, runs: Path) -> Path:
     """Return the folder of a study: of a name, under --runs; anything with a slash is a folder."""
-    return (Path(study) if "/" in study else runs / study).resolve()
+    return absolute(Path(study) if "/" in study else runs / study)
 
 
 def data_place(source: str) -> str:
     """Return a data source by its name, or a directory as an absolute path."""
-    return source if source in ("fashion-mnist", "synthetic") else str(Path(source).resolve())
+    return source if source in ("fashion-mnist", "synthetic") else str(absolute(Path(source)))
+
+
+def absolute(path: Path) -> Path:
+    """Return a path as one that holds from anywhere.
+
+    Raises:
+        OSError: Its symbolic links lead in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:  # what pathlib makes of a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 def verbosity(quiet: bool, verbose: bool) -> Any:

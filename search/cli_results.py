@@ -18,6 +18,7 @@ from search.cli_options import (
     Runs,
     StudyName,
     Verbose,
+    absolute,
     data_place,
     open_named,
     show,
@@ -78,7 +79,7 @@ def export(
 
     opened = open_named(study, runs)
     with hold(opened):
-        folder = export_study(opened, None if out is None else out.resolve())
+        folder = export_study(opened, None if out is None else absolute(out))
     typer.echo(str(folder))
 
 
@@ -96,8 +97,8 @@ def predict(
 
     place = study_folder(model, runs)
     if not place.is_dir():
-        place = Path(model).resolve()
-    predictions = label(find_model(place), [p.resolve() for p in inputs], top=top)
+        place = absolute(Path(model))
+    predictions = label(find_model(place), [absolute(p) for p in inputs], top=top)
     show([p.to_dict() for p in predictions], as_json, lambda: predict_table(predictions))
 
 
@@ -159,4 +160,4 @@ def explore(
     with download_progress("normal") as progress:
         train = load_train(spec, progress)
     folder = out or Path("explored") / Path(place).name
-    typer.echo(str(draw(train, load_test(spec), folder.resolve())))
+    typer.echo(str(draw(train, load_test(spec), absolute(folder))))

@@ -141,10 +141,11 @@ class _Patient:
 def _look(study: Study) -> list[Found]:
     """Return all that is wrong with a study that nobody else works on."""
     record = RecordCheck(study)
-    found = [*record.findings(), *outcome_files(study)]
+    # What is left of a killed driver may still write: it comes first.
+    found = [*leftovers(study), *record.findings(), *outcome_files(study)]
     if not record.damage:  # or it might not know the trials that the files are of
         found += trial_files(study, record.open)
-    return [*found, *leftovers(study)]
+    return found
 
 
 def _lasting(study: Study) -> list[Finding]:

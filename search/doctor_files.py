@@ -20,7 +20,7 @@ from search.gc import waste_of
 from search.ray_root import sweep
 from search.result import final_metrics
 from search.retrain import sha256
-from search.study import Study, Trial
+from search.study import Study, StudyError, Trial
 from search.words import one_line
 
 _MUCH = 1_000_000  # bytes that `gc` would free, from which on it is worth a word
@@ -141,8 +141,8 @@ def _final(study: Study) -> Iterator[Found]:
     try:
         metrics = final_metrics(study)
         hashes = {str(row["name"]): str(row["model_sha256"]) for row in metrics.get("models", [])}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        what = f"final/metrics.json is not what was written ({one_line(str(error))})"
+    except StudyError as error:
+        what = f"final/metrics.json is not what was written ({one_line(str(error.__cause__))})"
         yield Found(what=what, how=f"put a copy of final/ back, or {again}")
         return
     if not hashes:

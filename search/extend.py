@@ -15,17 +15,15 @@ from pydantic import ValidationError
 
 from search.config import StudyConfig
 from search.config_file import dump_config
-from search.extension import Extension, as_extended
+from search.extension import Extension, as_extended, may_go_on
 from search.ledger import Ledger
-from search.restore import is_of_budget
-from search.study import Study, StudyError, Trial, open_study
+from search.study import Study, StudyError, open_study
 from search.view import View
 from search.whole_file import write_text
 from search.words import plural
 
 _AGAIN = 4
 """Best configurations that a longer training begins with."""
-_NEVER_PROMOTED = "never promoted"
 _AMOUNT = re.compile(r"(\+?)(\d+(?:\.\d+)?)")
 
 
@@ -62,7 +60,7 @@ def extend(study: Study, wish: Wish) -> tuple[Study, list[str]]:
             "nothing is asked for; give --trials +50, --epochs +200, --minutes +30 or --max-epochs"
             f" {config.max_epochs * 2}"
         )
-    reopened = [] if made.is_longer else [t.number for t in study.trials() if _may_go_on(t, longer)]
+    reopened = [] if made.is_longer else [t.number for t in study.trials() if may_go_on(t, longer)]
     study.record.add_extension(made.to_json(), reopened)
     ledger = Ledger(study.optuna)
     for trial in reopened:
@@ -135,12 +133,6 @@ def _again(study: Study, longer: int) -> tuple[int, ...]:
         )
     able = sorted((t for t in study.trials() if t.can_win), key=lambda trial: trial.merit)
     return tuple(trial.number for trial in able[:_AGAIN])
-
-
-def _may_go_on(trial: Trial, max_epochs: int) -> bool:
-    of_budget = is_of_budget(trial.outcome, trial.reason)
-    waited = trial.outcome == "pruned" and trial.reason.startswith(_NEVER_PROMOTED)
-    return (of_budget or waited) and trial.max_epochs == max_epochs
 
 
 def write_config(study: Study, config: StudyConfig) -> None:

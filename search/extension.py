@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.config import StudyConfig
 from search.record import EventRow
+
+if TYPE_CHECKING:
+    from search.study import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,16 @@ def as_begun(config: StudyConfig, made: Iterable[Extension]) -> StudyConfig:
     """Return the settings a study was begun with, as far as a proposal depends on them."""
     first = next(iter(made), None)
     return config if first is None else config.model_copy(update={"max_epochs": first.before})
+
+
+def may_go_on(trial: Trial, max_epochs: int) -> bool:
+    """Return whether nothing but the end of the budget has ended a trial.
+
+    `max_epochs` is how long a study trains now: one that was begun for less has learning rates for
+    that.
+    """
+    of_budget = trial.reason.startswith(("never promoted: ", "the budget ended: "))
+    return trial.outcome == "pruned" and of_budget and trial.max_epochs == max_epochs
 
 
 def taken_back(events: Iterable[EventRow]) -> set[int]:

@@ -89,23 +89,22 @@ def collect(folder: Path, *, keep: int | None, dry_run: bool) -> Freed:
 
 def collect_all(runs: Path, *, keep: int | None, dry_run: bool) -> list[Freed]:
     """Free what the studies in `runs` do not need; one that cannot be read or is held says so."""
+    # First what needs no record: on a disk without any room, none can be opened.
+    latest = time.time() - _PLAN_SECONDS
+    old = [path for path in sorted(runs.glob(_PLANS)) if path.lstat().st_mtime < latest]
+    plans = tuple(Waste(kind="half written", path=p, size=_size(p)) for p in old)
+    if not dry_run:
+        _delete(plans)
+    roots = sweep(dry_run=dry_run)
+    temporary = tuple(Waste(kind="temporary", path=r.folder, size=r.bytes) for r in roots)
     found = []
     for folder in sorted(path.parent for path in runs.glob("*/config.yaml")):
         try:
             found.append(collect(folder, keep=keep, dry_run=dry_run))
         except (StudyError, OSError) as error:
             found.append(Freed(name=folder.name, skipped=one_line(str(error))))
-    latest = time.time() - _PLAN_SECONDS
-    old = [path for path in sorted(runs.glob(_PLANS)) if path.lstat().st_mtime < latest]
-    if old:
-        plans = tuple(Waste(kind="half written", path=p, size=_size(p)) for p in old)
-        if not dry_run:
-            _delete(plans)
-        found.append(Freed(name="plans", waste=plans))
-    if roots := sweep(dry_run=dry_run):
-        temporary = (Waste(kind="temporary", path=r.folder, size=r.bytes) for r in roots)
-        found.append(Freed(name="killed drivers", waste=tuple(temporary)))
-    return found
+    others = (Freed(name="plans", waste=plans), Freed(name="killed drivers", waste=temporary))
+    return found + [freed for freed in others if freed.waste]
 
 
 def waste_of(study: Study, *, keep: int | None = None) -> Iterator[Waste]:

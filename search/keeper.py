@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.filesize import decimal
 
 from search.checkpoints import checkpoint_path, discard, found
+from search.extension import may_go_on
 from search.needs import low_disk
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ Standing = Literal["running", "waiting", "cut short", "ended", "worthless"]
 `worthless`: failed or diverged."""
 
 _NEEDED, _USELESS = 9, 0
-_CUT_SHORT = ("never promoted", "the budget ended")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +123,8 @@ def _holding(study: Study, trial: Trial, open_as: Standing) -> Holding:
     if trial.outcome != "running":
         standing = "worthless"
         if trial.can_win:
-            standing = "cut short" if trial.reason.startswith(_CUT_SHORT) else "ended"
+            cut_short = may_go_on(trial, study.config.max_epochs)
+            standing = "cut short" if cut_short else "ended"
     return Holding(
         trial=trial.number,
         standing=standing,
@@ -156,6 +157,7 @@ class Keeper:
         """
         self._study, self._say = study, say
         self._said: set[str] = set()
+        self._look_at_disk()
         self._holdings = holdings_of(study)
         self._enforce()
 
@@ -173,8 +175,7 @@ class Keeper:
             self._holdings[trial] = replace(self._running(trial), sizes=sizes)
             if self._is_over():
                 self._enforce()
-        if warning := low_disk(self._study.folder):
-            self._tell("disk", warning)
+        self._look_at_disk()
 
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Delete what the end of a trial makes superfluous."""
@@ -201,6 +202,10 @@ class Keeper:
         most = self._study.config.checkpoints.max_gb
         held = sum(sum(holding.sizes.values()) for holding in self._holdings.values())
         return most is not None and held > most * 1e9
+
+    def _look_at_disk(self) -> None:
+        if warning := low_disk(self._study.folder):
+            self._tell("disk", warning)
 
     def _enforce(self) -> None:
         limits = self._study.config.checkpoints

@@ -14,9 +14,9 @@ from data.loader import as_tensors
 from data.source import load_test
 from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
+from search.final_metrics import read_metrics, write_metrics
 from search.retrain import sha256
 from search.study import Study, StudyError
-from search.whole_file import write_json
 from search.words import plural
 
 _RESAMPLES = 2000
@@ -38,8 +38,8 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     Raises:
         StudyError: There are no final models, or the test set was looked at before.
     """
-    path = study.folder / "final" / "metrics.json"
-    if not path.is_file():
+    metrics = read_metrics(study.folder / "final")
+    if not metrics:
         raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")
     # A look that showed no number (the images could not be read) stays on record, but is not one.
     seen = [look for look in study.record.looks() if look["result"] is not None]
@@ -48,7 +48,6 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
             f"this study looked at the test set {plural(len(seen), 'time')} before; a further look"
             ' makes its number less honest and needs --break-seal "reason"'
         )
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     hashes = {row["name"]: row["model_sha256"] for row in metrics["models"]}
     for name, expected in hashes.items():
         _check_hash(study.folder / "final" / name / "model.safetensors", expected)
@@ -73,7 +72,7 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     metrics["groups"] = {group: _summary(rights) for group, rights in correct.items()}
     metrics["test_fingerprint"] = test.fingerprint()
     study.record.end_look(look, result=json.dumps(metrics["groups"]))
-    write_json(path, metrics)
+    write_metrics(study.folder / "final", metrics)
     return metrics
 
 

@@ -19,10 +19,11 @@ from search.report_facts import MOST_FAILURES, MOST_ROWS, gather
 from search.report_figures import result_figures
 from search.report_rungs import rung_figures
 from search.report_space import space_figures
-from search.study import Study
+from search.study import Study, StudyError
 from search.whole_file import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
+_MOST_KEPT = 256 << 20  # bytes of the few images that were misjudged most surely
 
 
 def write_report(study: Study) -> Path:
@@ -126,15 +127,26 @@ def plain(text: Any) -> str:
 
 def _worst(study: Study, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the test images that the winner's first model misjudged most surely, as PNG data."""
-    import numpy as np
-    from PIL import Image
-
     path = study.folder / "final" / "winner-s0" / "worst.npz"
     if not path.is_file() or facts["evaluation"] is None:
         return []
-    names = [score["name"] for score in facts["evaluation"]["per_class"]]
+    try:
+        return _drawn(path, [score["name"] for score in facts["evaluation"]["per_class"]])
+    except Exception as error:  # NumPy raises nearly anything on a damaged file
+        raise StudyError(
+            f"{path} is not what was written ({error}); remove it, and the report leaves the"
+            " misjudged images out"
+        ) from error
+
+
+def _drawn(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    import numpy as np
+    from PIL import Image
+
     found = []
     with np.load(path, allow_pickle=False) as kept:
+        if sum(part.file_size for part in kept.zip.infolist()) > _MOST_KEPT:
+            raise ValueError(f"it unpacks to more than {_MOST_KEPT} bytes")
         rows = zip(
             *(kept[key] for key in ("images", "labels", "predictions", "probabilities")),
             strict=True,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
 from search.audit import audit_of
 from search.baselines import BASELINES
+from search.final_metrics import read_metrics
 from search.lock import is_alive
 from search.study import Study, Trial, best_of
 from search.view import View
@@ -70,12 +70,8 @@ def build_result(study: Study) -> dict[str, Any]:
 
 
 def final_metrics(study: Study) -> dict[str, Any]:
-    """Return final/metrics.json, or an empty dictionary before the retrain."""
-    path = study.folder / "final" / "metrics.json"
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    """Return final/metrics.json, or an empty dictionary before the retrain. Raises StudyError."""
+    return read_metrics(study.folder / "final")
 
 
 def _dataset(study: Study, test_images: int | None) -> dict[str, Any]:

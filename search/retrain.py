@@ -18,14 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.plain_file import open_plain
 from model.config import Configuration
 from model.train import EpochMetrics
 from search.config import DataSection, StudyConfig
 from search.end_with_parent import end_with_parent, signals_to_parent_only
+from search.final_metrics import write_metrics
 from search.seeds import derive_seed
 from search.slots import Slots, pick_device, plan_slots, worker_environment
 from search.study import Study, StudyError, Trial, best_of
-from search.whole_file import write_json
 
 Progress = Callable[[str, int, EpochMetrics], None]
 """Called with a model's name, its epochs in all, and each epoch's metrics."""
@@ -127,13 +128,14 @@ def retrain(study: Study, folder: Path, fingerprint: str, progress: Progress) ->
     order = [model.name for model in models]
     rows.sort(key=lambda row: order.index(row["name"]))
     content = {"winner_trial": best.name, "models": rows, "diverged": diverged}
-    write_json(folder / "metrics.json", content)
+    write_metrics(folder, content)
 
 
 def sha256(path: Path) -> str:
     """Return a file's SHA-256, or an empty string where it cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_plain(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
 

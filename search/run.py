@@ -16,7 +16,7 @@ from search.dataset import StudyImages, load_images, settle_source
 from search.environment import describe_environment
 from search.keeper import Keeper
 from search.look import look_at_test
-from search.needs import check_disk, low_disk
+from search.needs import check_disk
 from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
 from search.result import build_result, final_metrics
@@ -80,13 +80,12 @@ def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
     board = Board(study.folder / "trials", max_blocks=blocks)
     try:
         with Screen(study, verbosity=verbosity) as screen:
-            if warning := low_disk(study.folder):
-                screen.warn(warning)
             keeper = Keeper(study, say=screen.warn)
             # The keeper last: it deletes what no other observer is told of any more.
             driver = run_search(
                 study, images.train, images.validation, observers=(board, screen, keeper)
             )
+            keeper.sweep()
     finally:
         board.close()
     study.note("halted", driver.halted)

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from data.plain_file import open_plain
 from search.lock import is_alive
 from search.study import Study
 from search.whole_file import write_text
 
 _REQUEST, _LOCK = ".stop", ".lock"
 _POLL_SECONDS = 0.5
+_WORD_BYTES = 100
 _SILENT_SECONDS = 60.0
 """A driver on another machine that has not been seen for so long is taken for dead."""
 
@@ -26,11 +28,12 @@ def take_request(folder: Path) -> str:
     """Return what was asked for since the last time: `stop`, `now` or, mostly, nothing."""
     path = folder / _REQUEST
     try:
-        word = path.read_text(encoding="utf-8", errors="replace").strip()
+        with open_plain(path) as file:
+            word = file.read(_WORD_BYTES).strip()
         path.unlink(missing_ok=True)
     except OSError:
         return ""
-    return "now" if word == "now" else "stop"
+    return "now" if word == b"now" else "stop"
 
 
 def drop_stale_request(folder: Path) -> None:
@@ -77,7 +80,7 @@ def is_worked_on(study: Study) -> bool:
 
 def _is_held(folder: Path) -> bool:
     try:
-        with (folder / _LOCK).open("rb") as file:
+        with open_plain(folder / _LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

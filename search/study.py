@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from model.config import Configuration
 from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 from search.extension import as_extended, extensions
@@ -26,6 +27,7 @@ from search.sessions import Sessions
 from search.storage import engine_of, open_storage
 from search.study_error import StorageError as StorageError
 from search.study_error import StudyError as StudyError
+from search.study_error import as_written, strange
 from search.whole_file import write_text
 
 State = Literal[
@@ -131,8 +133,9 @@ class Study:
     @property
     def state(self) -> State:
         """Return where the study stands."""
-        state: State = self.optuna.user_attrs.get("state", "created")
-        assert state in get_args(State)
+        state: State = self.noted("state") or "created"
+        if state not in get_args(State):
+            raise strange(self.folder, f"the study is {state!r}")
         return state
 
     def set_state(self, state: State) -> None:
@@ -145,7 +148,8 @@ class Study:
 
     def noted(self, key: str) -> Any:
         """Return a recorded fact, or None."""
-        return self.optuna.user_attrs.get(key)
+        with as_written(self.folder):
+            return self.optuna.user_attrs.get(key)
 
     def trial_folder(self, number: int) -> Path:
         """Return the folder of one trial's files."""
@@ -160,12 +164,13 @@ class Study:
     def trials(self) -> list[Trial]:
         """Return every trial, by number."""
         epochs: dict[int, list[EpochRow]] = {}
-        for row in self.record.epochs():
-            epochs.setdefault(row.trial, []).append(row)
-        return [
-            _view(frozen, tuple(epochs.get(frozen.number, ())))
-            for frozen in self.optuna.get_trials(deepcopy=False)
-        ]
+        with as_written(self.folder):
+            for row in self.record.epochs():
+                epochs.setdefault(row.trial, []).append(row)
+            return [
+                _view(frozen, tuple(epochs.get(frozen.number, ())))
+                for frozen in self.optuna.get_trials(deepcopy=False)
+            ]
 
 
 def create(
@@ -220,8 +225,8 @@ def open_study(folder: Path) -> Study:
             " remove the folder and begin again"
         )
     url = None if here else _saved_config(folder).storage
-    name = None if here else (folder / "study.id").read_text(encoding="utf-8").strip()
     try:
+        name = None if here else (folder / "study.id").read_text(encoding="utf-8").strip()
         study = optuna.load_study(storage=open_storage(folder, url), study_name=name)
         written = study.user_attrs.get("format")
     except StorageError:
@@ -271,6 +276,8 @@ def _saved_config(folder: Path) -> StudyConfig:
 
 def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
     attrs = frozen.user_attrs
+    if attrs.get("configuration") is not None:
+        Configuration.from_dict(attrs["configuration"])  # or ValueError: a bit has flipped in it
     outcomes: dict[TrialState, Outcome] = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "pruned",

@@ -43,7 +43,8 @@ def parse(text: str, name: str, *, numbered: bool) -> tuple[Any, dict[Place, str
         raise ConfigError(f"{name}: not YAML: {error}") from None
     except Exception:  # PyYAML's constructors raise whatever comes: `!!bool x` is a KeyError
         raise ConfigError(f"{name}: not YAML: a value does not fit its tag (!!...)") from None
-    return _unshared(value), {at: f"{name}:{line}" if numbered else name for at, line in lines.items()}
+    places = {at: f"{name}:{line}" if numbered else name for at, line in lines.items()}
+    return _unshared(value), places
 
 
 class _Refused(Exception):

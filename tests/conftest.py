@@ -117,6 +117,30 @@ def make_study(tmp_path: Path, make_config: Callable[..., StudyConfig]) -> Calla
     return make
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that is looked through for what killed drivers left: not the real one."""
+    from search.ray_root import PLACE
+
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.setenv(PLACE, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def patients(
+    tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., StudyConfig]
+) -> dict[str, Path]:
+    """Return the folders of a stopped, a killed and a finished study, to be copied."""
+    from sick_study import finished, killed, stopped
+    from simulated_search import SEARCH
+
+    place, config = tmp_path_factory.mktemp("patients"), make_config(**SEARCH)
+    made = {"stopped": stopped, "killed": killed, "finished": finished}
+    return {name: make(place / name, config).folder for name, make in made.items()}
+
+
 @pytest.fixture(scope="session")
 def shape() -> ImageShape:
     """Return the shape of Fashion-MNIST's images."""

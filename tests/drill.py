@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from model.config import Configuration
 from model.train import Training, fit
 from search.run import reopen_images
 from search.seeds import derive_seed
-from search.study import Study, Trial, best_of, open_study
+from search.study import Study, StudyError, Trial, best_of, open_study
 from search.verify import verify
 
 CHECKOUT = Path(__file__).parent.parent
@@ -106,6 +107,7 @@ class Drill:
         study = STUDY | {"seed": seed, "budget": {"trials": trials}}
         self._config.write_text(yaml.safe_dump(study), encoding="utf-8")
         self._trials = trials
+        self._opened: Study | None = None
         self.outcome = Outcome()
 
     def run(self, *, driver_kills: int, worker_kills: int) -> Outcome:
@@ -140,11 +142,10 @@ class Drill:
         return self.outcome
 
     def _start(self) -> subprocess.Popen[bytes]:
-        there = (self._folder / "config.yaml").exists() and _is_made(self._folder)
-        arguments = ["resume", "drill"] if there else ["run", str(self._config), "--name", "drill"]
-        if not there and self._folder.exists():  # killed before its first trial
-            for path in sorted(self._folder.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
+        arguments = ["resume", "drill"]
+        if self._study() is None:
+            shutil.rmtree(self._folder, ignore_errors=True)  # killed before it was made to its end
+            arguments = ["run", str(self._config), "--name", "drill"]
         command = [sys.executable, "-m", "search", *arguments, "--runs", str(self._runs), "-q"]
         return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
 
@@ -156,7 +157,7 @@ class Drill:
                 return False
             if time.monotonic() > until:
                 raise TimeoutError(f"no epoch in {_MOST_SECONDS:.0f} s")
-            time.sleep(0.05)
+            time.sleep(0.1)
         return True
 
     def _kill_worker(self, driver: subprocess.Popen[bytes]) -> bool:
@@ -170,16 +171,19 @@ class Drill:
         return False
 
     def _num_epochs(self) -> int:
-        if not _is_made(self._folder):
-            return 0
-        return len(open_study(self._folder).record.events(kind="epoch"))
+        study = self._study()
+        return 0 if study is None else len(study.record.events(kind="epoch"))
 
     def _is_over(self) -> bool:
-        return _is_made(self._folder) and open_study(self._folder).state not in (
-            "created",
-            "searching",
-            "stopped",
-        )
+        study = self._study()
+        return study is not None and study.state not in ("created", "searching", "stopped")
+
+    def _study(self) -> Study | None:
+        """Return the study, as soon as it is made; a reader, beside the driver."""
+        if self._opened is None:
+            with suppress(StudyError):
+                self._opened = open_study(self._folder)
+        return self._opened
 
     def _check(self, study: Study) -> None:
         found, trials = self.outcome, study.trials()
@@ -219,14 +223,6 @@ class Drill:
         pairs = zip(board, undisturbed, strict=True)
         found.places_different = sum(one.number != other.number for one, other in pairs)
         assert best_of(trials) is (board[0] if board else None)
-
-
-def _is_made(folder: Path) -> bool:
-    try:
-        open_study(folder)
-    except Exception:  # not there, or not made to its end
-        return False
-    return True
 
 
 def _trained_again(study: Study, trials: list[Trial]) -> Iterator[list[float]]:

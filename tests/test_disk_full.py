@@ -45,7 +45,6 @@ SETTINGS: dict[str, Any] = {
     "resources": {"max_concurrent": 1},
     "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
 }
-SPACE_LEFT = "free some"
 
 
 def command(*words: str) -> subprocess.Popen[str]:
@@ -150,7 +149,7 @@ def test_a_disk_that_is_full_of_other_things_stops_the_study_with_one_line_and_i
     assert code == 2
     (error,) = errors
     assert "disk" in error
-    assert SPACE_LEFT in error
+    assert "free some space" in error
     assert "resume" in error
     empty(disk)
     study = open_study(folder)
@@ -178,21 +177,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "full"
 
 
-@pytest.mark.parametrize(
-    ("word", "leave"),
-    [
-        ("report", 100_000),  # result.json fits, the report does not
-        ("report", 0),
-        ("retrain", 100_000),
-        ("export", 100_000),
-        ("export", 0),
-    ],
-)
+@pytest.mark.parametrize("word", ["report", "retrain", "export"])
 def test_what_cannot_be_written_is_said_in_one_line_and_what_was_there_stays(
-    word: str,
-    leave: int,
-    finished: Path,
-    small_disk: Callable[[int], Path],
+    word: str, finished: Path, small_disk: Callable[[int], Path]
 ) -> None:
     disk = small_disk(40_000_000)
     folder = disk / "full"
@@ -200,7 +187,7 @@ def test_what_cannot_be_written_is_said_in_one_line_and_what_was_there_stays(
     fixed = [path for name in ("final", "export") for path in sorted((folder / name).rglob("*"))]
     fixed += [folder / "report.html", folder / "report.md", folder / "config.yaml"]
     before = {path: path.read_bytes() for path in fixed if path.is_file()}
-    fill(disk, leave=leave)
+    fill(disk, leave=100_000)  # the record can be written, and what is small
     code, errors = ended(command(word, "full", "--runs", str(disk)))
     assert code == 2
     (error,) = errors

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import random
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from patients import begin, content, copied
+from sick_study import begin, content, copied, goes_on_as_if_nothing_had_been, killed, kinds, said
 from simulated_search import SEARCH, search_on, told
 from typer.testing import CliRunner
 
+from model.train import EpochMetrics
 from search.cli import app
 from search.config import StudyConfig
+from search.diagnosis import Diagnosis, Finding
 from search.doctor import examine
+from search.extend import Wish, extend
+from search.ledger import Ledger
+from search.lock import hold
+from search.ray_root import PLACE
 from search.record import Record
-from search.study import open_study
+from search.study import StudyError, open_study
 from search.verify import verify
 
-pytest_plugins = ["patients"]
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("temporary")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("elsewhere")]
 
 
 @pytest.mark.parametrize("name", ["stopped", "finished"])
@@ -44,10 +52,11 @@ def test_nothing_is_wrong_with_a_study_that_is_well(
 
 
 def test_a_killed_study_is_looked_at_without_a_trace_then_mended_and_goes_on(
-    patients: dict[str, Path], tmp_path: Path
+    patients: dict[str, Path], make_config: Callable[..., StudyConfig], tmp_path: Path
 ) -> None:
+    still_open = killed(tmp_path / "before", make_config(**SEARCH))
     folder = tmp_path / "killed"
-    shutil.copytree(patients["killed"], folder)  # with the log that the killed driver left
+    shutil.copytree(still_open.folder, folder)  # with the log that nobody moved to the database
     before = content(folder)
     assert (folder / "study.db-wal").stat().st_size > 0
     seen = examine(folder, check=True)
@@ -74,7 +83,7 @@ class Killed(BaseException):
     """Stands for the end of the driver's process."""
 
 
-@pytest.mark.parametrize("chance", range(4))
+@pytest.mark.parametrize("chance", range(2))
 def test_a_driver_may_die_at_any_write(
     chance: int,
     patients: dict[str, Path],
@@ -118,3 +127,113 @@ def test_a_driver_may_die_at_any_write(
         assert examine(folder, check=False).findings == ()
     assert deaths > 5 and "has no end" in wrong
     goes_on_as_if_nothing_had_been(folder, patients["finished"])
+
+
+def test_an_extension_that_was_broken_off_is_completed(
+    patients: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(patients["finished"], tmp_path / "sick")
+    reopen, calls = Ledger.reopen, []
+
+    def dying(ledger: Ledger, number: int) -> None:
+        calls.append(number)
+        if len(calls) == 3:
+            raise Killed
+        reopen(ledger, number)
+
+    monkeypatch.setattr(Ledger, "reopen", dying)
+    with pytest.raises(Killed):
+        extend(open_study(folder), Wish(trials="+4"))
+    monkeypatch.undo()
+    monkeypatch.setenv(PLACE, str(tmp_path))
+    seen = examine(folder, check=True)
+    wrong = said(seen)
+    assert "config.yaml does not say what the study was extended to" in wrong
+    assert "t0003 runs by the events, but has ended as pruned in Optuna's tables" in wrong
+    assert "the study is `finished`, but t0000, t0001, t0003 can go on" in wrong
+    assert kinds(examine(folder, check=False)) == {"mended"}
+    assert examine(folder, check=False).findings == ()
+    assert "\n  trials: 18\n" in (folder / "config.yaml").read_text()
+    study = search_on(open_study(folder))
+    assert len(study.trials()) == 18
+    assert verify(study).difference is None
+
+
+def test_a_study_that_is_worked_on_is_only_looked_at(
+    patients: dict[str, Path], tmp_path: Path
+) -> None:
+    wrong = "UPDATE fs_epoch SET val_accuracy = 0.99 WHERE trial = 4 AND epoch = 2"
+    folder = copied(patients["killed"], tmp_path / "busy", wrong)
+    (folder / "final.part").mkdir()
+    with hold(open_study(folder)):
+        before = content(folder)
+        answer = CliRunner().invoke(app, ["doctor", str(folder), "--json"])
+        assert content(folder) == before
+    found = json.loads(answer.stdout)
+    assert re.match(rf"process {os.getpid()} on \S+ since 20", found["worked_on_by"])
+    (finding,) = found["findings"]  # not the open attempt: that is the other one's business
+    assert finding["what"].startswith("t0004, epoch 2: the events say")
+    assert (finding["outcome"], answer.exit_code) == ("cannot be mended", 1)
+
+
+def test_what_changes_while_it_is_looked_at_is_no_damage(
+    patients: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(patients["killed"], tmp_path / "busy")
+    driver = open_study(folder)
+    read = Record.events
+    looks = iter((6, 7))
+
+    def as_it_goes_on(record: Record) -> Any:
+        # The epochs were read before this one was trained, and its event is read after.
+        if epoch := next(looks, 0):
+            (row,) = (r for r in driver.record.epochs(12) if r.epoch == 5)
+            metrics = {f.name: getattr(row, f.name) for f in fields(EpochMetrics)}
+            told = EpochMetrics(**metrics | {"epoch": epoch})
+            driver.record.add_epoch(12, 1, told, told.val_accuracy)
+        return read(record)
+
+    with hold(driver):
+        monkeypatch.setattr(
+            Record,
+            "events",
+            lambda self, kind=None: read(self, kind) if kind else as_it_goes_on(self),
+        )
+        assert examine(folder, check=False).findings == ()
+    assert next(looks, None) is None
+
+
+def test_it_is_told_on_a_few_lines(patients: dict[str, Path], tmp_path: Path) -> None:
+    wrong = "DELETE FROM trial_intermediate_values WHERE trial_id IN (2, 3, 4)"
+    folder = copied(patients["finished"], tmp_path / "sick", wrong)
+    (folder / "report.md").unlink()
+    answer = CliRunner().invoke(app, ["doctor", str(folder)])
+    assert answer.exit_code == 1
+    assert answer.stdout.splitlines() == [
+        "sick: 4 findings: 3 mended, 1 cannot be mended",
+        "mended: t0001: Optuna's tables do not have the value of epoch 1",
+        "    they are told of it",
+        "mended: t0002: Optuna's tables do not have the value of epoch 1",
+        "    they are told of it",
+        "mended: t0003: Optuna's tables do not have the value of epoch 1",
+        "    they are told of it",
+        "cannot be mended: report.md is gone",
+        "    make it again: python -m search report sick",
+        "whether every decision derives again from the record takes longer:"
+        " python -m search verify sick",
+    ]
+    lines = str(
+        Diagnosis(
+            study="sick",
+            findings=tuple(
+                Finding(what=f"t{n:04d} is ill", outcome="can be mended", how="") for n in range(50)
+            ),
+        )
+    ).splitlines()
+    assert lines[20:22] == ["can be mended: t0019 is ill", "and 30 more; --json has them all"]
+
+
+def test_a_study_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="holds no study"):
+        examine(tmp_path / "none", check=False)
+    assert list(tmp_path.glob("none*")) == []

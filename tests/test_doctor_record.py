@@ -8,15 +8,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from patients import content, copied, goes_on_as_if_nothing_had_been, kinds, outcomes, said
+from sick_study import content, copied, goes_on_as_if_nothing_had_been, kinds, outcomes, said
 from typer.testing import CliRunner
 
 from search.cli import app
 from search.doctor import examine
 from search.study import open_study
 
-pytest_plugins = ["patients"]
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("temporary")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("elsewhere")]
 
 STATE = "UPDATE study_user_attributes SET value_json = '\"{}\"' WHERE key = 'state'"
 CURABLE = {
@@ -193,3 +192,15 @@ def test_what_cannot_be_mended_is_named_and_left(
     if "copy of the database" in finding["how"] and "attempt" not in finding["what"]:
         assert record() == before
         assert (folder / "trials" / "t0098").exists()
+
+
+def test_nothing_is_built_on_a_damaged_record(patients: dict[str, Path], tmp_path: Path) -> None:
+    damage = "UPDATE fs_decision SET event = 9999 WHERE trial = 3"
+    folder = copied(patients["killed"], tmp_path / "sick", damage)
+    found = examine(folder, check=False)
+    assert [finding.outcome for finding in found.findings] == ["cannot be mended", "mended"]
+    assert "t0003 has a decision on" in found.findings[0].what
+    assert found.findings[1].what.startswith("session 1 ")
+    study = open_study(folder)
+    assert study.state == "searching"
+    assert [row["trial"] for row in study.record.attempts() if row["ended_at"] is None] == [12]

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 WITH_RAY = {"bridge.py", "cluster.py", "local_ray.py", "trial.py", "tuner.py"}
 WITH_OPTUNA = {
-    "driver.py",
+    "chapters.py",
     "fidelity_sampler.py",
     "ledger.py",
     "report_space.py",

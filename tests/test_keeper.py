@@ -12,7 +12,7 @@ import pytest
 from search.checkpoints import checkpoint_path, found, tidy
 from search.config import StudyConfig
 from search.keeper import Keeper
-from search.study import Study, create
+from search.study import Study, best_of, create
 
 
 class Disk:
@@ -230,3 +230,35 @@ def test_a_checkpoint_that_cannot_be_deleted_is_said_and_the_search_goes_on(
     assert disk.kept() == {0: [3, 2]}
     (told,) = said
     assert "e0002.safetensors cannot be deleted: Permission denied" in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_after_a_real_search_the_best_network_can_be_used_as_it_was_at_its_best_epoch(
+    tmp_path: Path, make_config: Callable[..., StudyConfig]
+) -> None:
+    from data.loader import as_tensors
+    from model.checkpoint import load_checkpoint
+    from model.evaluate import predict_logits
+    from search.run import new_study, search
+
+    data = {"source": "synthetic", "synthetic_train": 900, "validation_images": 180}
+    space = {"num_blocks": 1, "filters": 4, "learning_rate": {"float": [0.02, 0.3], "log": True}}
+    config = make_config(
+        data=data, space=space, budget={"trials": 4}, max_epochs=4, checkpoints={"keep_best": 1}
+    )
+    study, images = new_study(config, tmp_path, "quiet")
+    assert search(study, images, "quiet")
+    trials = study.trials()
+    best = best_of(trials)
+    assert best is not None and best.best_epoch is not None and best.value is not None
+    for trial in trials:
+        there = {epoch for epoch, _ in found(study.trial_folder(trial.number))}
+        last = {len(trial.epochs)} if trial.reason.startswith("never promoted") else set()
+        assert there == last | ({best.best_epoch} if trial == best else set())
+    path = checkpoint_path(study.trial_folder(best.number), best.best_epoch)
+    training, written = load_checkpoint(path, "cpu")
+    assert [row["val_accuracy"] for row in written["epochs"]][-1] == best.value
+    pixels, labels = as_tensors(images.validation, "cpu")
+    right = predict_logits(training.model.eval(), pixels).argmax(1) == labels.numpy()
+    assert right.mean() == pytest.approx(best.value, abs=0.03)  # scored in bfloat16, perhaps

@@ -18,9 +18,9 @@ from model.train import Training
 from search import look
 from search.config import DataSection
 from search.config_file import load_config
+from search.final_metrics import write_metrics
 from search.look import bootstrap_interval, look_at_test
 from search.study import Study, StudyError, create
-from search.whole_file import write_json
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -44,7 +44,7 @@ def study(tmp_path: Path) -> Study:
         "group": "winner",
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    write_json(made.folder / "final" / "metrics.json", {"models": [row]})
+    write_metrics(made.folder / "final", {"models": [row]})
     return made
 
 

@@ -69,6 +69,12 @@ def test_disk_grows_with_the_trials_that_wait_until_the_quota(
     assert checkpoints(100_000, asha=stopping, checkpoints=few) == live
 
 
+@pytest.mark.parametrize("section", [{"max_gb": 0.0}, {"max_gb": -1.0}, {"keep_best": -1}])
+def test_a_quota_of_nothing_is_refused(make_config: MakeConfig, section: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(section))):
+        make_config(checkpoints=section)
+
+
 def test_what_follows_the_search_is_counted_where_the_studies_lie(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

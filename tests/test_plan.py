@@ -233,7 +233,7 @@ def test_too_little_disk_is_refused(
     )
     (reason,) = plan().refusals
     assert reason.startswith("disk: ")
-    assert "checkpoints 12.0 MB" in reason
+    assert "checkpoints 32.0 MB" in reason  # two slots of four, and two of each that waits
     assert "--runs" in reason
 
 

@@ -22,12 +22,12 @@ from model.train import EpochMetrics
 from search.config import StudyConfig
 from search.driver import Driver
 from search.failure import Failure
+from search.final_metrics import read_metrics, write_metrics
 from search.report import count, duration, interval, percent, plain, short, write_report
 from search.report_facts import gather
 from search.report_space import Axis
 from search.settle import settle
 from search.study import Study, best_of, create, open_study
-from search.whole_file import write_json
 
 EVIL = "<script>alert('x')</script>"
 CLASSES = ("shirt", EVIL, "a|b `c`")
@@ -135,14 +135,13 @@ def retrain(study: Study) -> None:
         for name in ("winner-s0", "winner-s1", "seed-32-s0")
     ]
     (study.folder / "final" / "winner-s0").mkdir(parents=True)
-    write_json(study.folder / "final" / "metrics.json", {"winner_trial": best.name, "models": rows})
+    write_metrics(study.folder / "final", {"winner_trial": best.name, "models": rows})
     study.set_state("retrained")
 
 
 def look(study: Study) -> None:
     """Add test results, as a look at the test set leaves them."""
-    path = study.folder / "final" / "metrics.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_metrics(study.folder / "final")
     draw = np.random.default_rng(0)
     labels = draw.integers(3, size=200)
     logits = draw.normal(size=(200, 3)).astype(np.float32)
@@ -156,7 +155,7 @@ def look(study: Study) -> None:
         | {"seeds": 1, "test_accuracy": 0.87, "ci95": [0.86, 0.88], "test_accuracies": [0.87]},
     }
     content["test_images"] = 200
-    write_json(path, content)
+    write_metrics(study.folder / "final", content)
     probabilities = np.full((4, 3), 1 / 3, dtype=np.float32)
     np.savez_compressed(
         study.folder / "final" / "winner-s0" / "worst.npz",
@@ -434,9 +433,8 @@ def test_a_broken_seal_is_said_beside_the_answer(at_stage: Callable[..., Study])
 
 def test_a_winner_that_was_overtaken_is_said(at_stage: Callable[..., Study]) -> None:
     study = at_stage(retrain, look)
-    path = study.folder / "final" / "metrics.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, content | {"winner_trial": "t0001"})
+    content = read_metrics(study.folder / "final")
+    write_metrics(study.folder / "final", content | {"winner_trial": "t0001"})
     assert "The retrained winner is t0001; since then" in written(study)[0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ from rich.console import Console, RenderableType
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.driver import Driver
+from search.final_metrics import write_metrics
 from search.result import summarise
 from search.study import Study, best_of
 from search.summary import status_table, studies_table, summary
@@ -75,7 +75,7 @@ def finish(study: Study) -> None:
         },
     }
     (study.folder / "final").mkdir()
-    (study.folder / "final" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    write_metrics(study.folder / "final", metrics)
     study.record.end_look(
         study.record.add_look(reason="final evaluation", models="{}", broke_seal=False),
         result="{}",

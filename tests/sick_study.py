@@ -1,22 +1,16 @@
-"""Small studies for tests of `doctor`: searched without training, with all files a search has.
-
-A plugin of pytest: a test file asks for it by `pytest_plugins`.
-"""
+"""Small studies for tests of `doctor`: searched without training, with all files a search has."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from simulated_search import FACTS, SEARCH, search_on
+from simulated_search import FACTS, search_on
 
 from data.images import ImageShape
 from model.checkpoint import save_checkpoint, save_model
@@ -26,7 +20,7 @@ from search.checkpoints import checkpoint_path
 from search.config import StudyConfig
 from search.diagnosis import Diagnosis
 from search.environment import describe_environment
-from search.ray_root import PLACE
+from search.final_metrics import write_metrics
 from search.slots import CHECKOUT
 from search.study import Study, Trial, best_of, create, open_study
 from search.verify import verify
@@ -35,25 +29,6 @@ SHAPE = ImageShape(channels=1, height=28, width=28, num_classes=10)
 EPOCHS = 33
 """Trained when a search is interrupted. Then t0002 is complete, t0012 in flight after epoch 5 of 9,
 and all others are paused: t0004 after epoch 3."""
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder that is looked through for what killed drivers left: not the real one."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv(PLACE, str(folder))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def patients(
-    tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., StudyConfig]
-) -> dict[str, Path]:
-    """Return the folders of a stopped, a killed and a finished study; to be copied."""
-    place, config = tmp_path_factory.mktemp("patients"), make_config(**SEARCH)
-    made = {"stopped": stopped, "killed": killed, "finished": finished}
-    return {name: make(place / name, config).folder for name, make in made.items()}
 
 
 def begin(folder: Path, config: StudyConfig) -> Study:
@@ -98,7 +73,7 @@ def finished(folder: Path, config: StudyConfig) -> Study:
         save_model(_training(best, seed), path, classes=classes, metrics={})
         rows.append({"name": name, "group": "winner", "model_sha256": _sha256(path)})
     metrics = {"winner_trial": best.name, "models": rows}
-    (folder / "final" / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(folder / "final", metrics)
     export = folder / "export"
     export.mkdir()
     (export / "model.onnx").write_bytes(b"x" * 1000)
