@@ -64,7 +64,8 @@ def main() -> None:
         )
         search_without_training(study, slots, trials=options.trials)
         study.set_state("stopped")
-        answer = {"trials": len(study.trials()), "epochs": len(study.record.epochs())}
+        answer: dict[str, float] = {"trials": len(study.trials())}
+        answer["epochs"] = len(study.record.epochs())
         _rename_sampler(study)
         begun = time.perf_counter()
         opened = open_study(study.folder)

@@ -90,7 +90,7 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
     ignore_signals()
     command = f"resume with: python -m search resume {study.name}"
     if halted := study.noted("halted"):
-        sys.stderr.write(f"error: {halted}; then {command}\n")
+        sys.stderr.write(f"error: {halted}; mend that, then {command}\n")
         sys.exit(2)
     sys.stderr.write(f"stopped; {command}\n")
     sys.exit(130)

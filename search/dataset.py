@@ -92,8 +92,8 @@ def image_shape(study: Study) -> ImageShape:
         )
     except KeyError as error:
         raise StudyError(
-            f"the record of {study.name} does not tell the {error.args[0]} of its images; only that"
-            " of a study which `run` has begun does"
+            f"the record of {study.name} does not tell the {error.args[0]} of its images; only a"
+            " study that `run` has begun tells it"
         ) from None
 
 

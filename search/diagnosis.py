@@ -87,10 +87,7 @@ class Diagnosis:
         if self.incomplete:
             lines.append(f"the rest was not looked at: {self.incomplete}")
         lines += self.notes
-        lines.append(
-            "whether every decision derives again from the record takes longer:"
-            f" python -m search verify {self.study}"
-        )
+        lines.append(f"what a search decided is checked by: python -m search verify {self.study}")
         return "\n".join(lines)
 
     def _count(self) -> str:

@@ -128,8 +128,8 @@ def _again(study: Study, longer: int) -> tuple[int, ...]:
         )
     if study.state in ("created", "searching", "stopped"):
         raise StudyError(
-            f"the search of {study.name} has not ended; `resume {study.name}` first: trials in flight"
-            " have learning rates for the shorter training"
+            f"the search of {study.name} has not ended; `resume {study.name}` first: trials in"
+            " flight have learning rates for the shorter training"
         )
     able = sorted((t for t in study.trials() if t.can_win), key=lambda trial: trial.merit)
     return tuple(trial.number for trial in able[:_AGAIN])

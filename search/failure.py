@@ -169,7 +169,7 @@ class Failures:
             return Answer(
                 action="halt",
                 reason=f"{_MOST_DEATHS} workers in a row died before they finished an epoch: too"
-                " little memory, or a driver problem; see Ray's logs",
+                " little memory, or a driver problem; see ray-logs in the study's folder",
             )
         if losses >= _MOST_LOSSES:
             return Answer(action="fail", reason=f"its worker died {losses} times: {reason}")

@@ -41,8 +41,8 @@ Vector = NDArray[np.float64]
 BASIS = "proposal"
 """Trial attribute: what a proposal was based on. The next one starts from its length scales."""
 UNTRAINABLE = "untrainable"
-"""Trial attribute: its loss was not finite, or it needs more memory than there is. Such trials count
-as the worst there is."""
+"""Trial attribute: its loss was not finite, or it needs more memory than there is. Such a trial
+counts as the worst there is."""
 
 Refuse = Callable[[Mapping[str, Any]], str]
 """Returns why a point cannot be proposed, or an empty string."""

@@ -65,7 +65,7 @@ def leave_record(study: Study, session: int) -> None:
 
     What is in flight stays so. A driver that has begun since is left alone.
     """
-    study.sessions.end(session)
+    study.sessions.close(session)
     if study.sessions.all()[-1]["id"] == session:
         study.set_state("stopped")
 
@@ -89,8 +89,9 @@ def main(folder: Path, session: int, root: Path) -> None:
         say_gone(
             folder.name, f"the search of {folder.name} was killed, or its Ray died and ended it"
         )
-    from search.ray_root import clear
+    from search.ray_root import clear, keep_logs
 
+    keep_logs(root, folder)
     clear(root)
     from search.study import StudyError, open_study
 

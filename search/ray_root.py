@@ -23,6 +23,8 @@ import psutil
 
 PLACE = "FASHION_SEARCH_TMP"
 """The environment variable that says where roots are made."""
+LOGS = "ray-logs"
+"""Folder of a study with the logs of a Ray that failed."""
 _PREFIX = "fashion-search-"
 _LOCK = "driver.lock"
 _SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # Ray's longest path
@@ -80,6 +82,20 @@ def clear(root: Path) -> Swept:
     while not _remove(root) and time.monotonic() < deadline:
         time.sleep(0.1)
     return Swept(folder=root, bytes=size, processes=len(processes))
+
+
+def keep_logs(root: Path, study: Path) -> None:
+    """Keep Ray's logs as `ray-logs` in a study's folder, for who looks for the cause of a failure.
+
+    Those of the last failure only, and none where the disk is full.
+    """
+    kept = study / LOGS
+    shutil.rmtree(kept, ignore_errors=True)
+    for logs in root.glob("session_*-*/logs"):  # not by way of the link to it
+        try:
+            shutil.copytree(logs, kept)
+        except (OSError, shutil.Error):
+            shutil.rmtree(kept, ignore_errors=True)
 
 
 def _look(root: Path) -> Swept:

@@ -7,9 +7,20 @@ database may hold several.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+
+from search.study_error import strange
+
+_PYTHON: dict[type, set[type]] = {
+    int: {int},
+    float: {float, int},
+    str: {str},
+    bool: {bool},
+}
+"""Types of the values that a column of a type may give."""
 
 metadata = sa.MetaData()
 
@@ -108,10 +119,23 @@ def rows_of(
     *order: sa.ColumnElement[Any],
     where: sa.ColumnElement[bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the rows of one study in the given order, without the column that says whose."""
-    query = sa.select(*(column for column in table.c if column.name != "study"))
+    """Return the rows of one study in the given order, without the column that says whose.
+
+    Raises:
+        StorageError: A value is of another type than its column. SQLite takes any, and gives it
+            back: a bit has flipped.
+    """
+    columns = [column for column in table.c if column.name != "study"]
+    query = sa.select(*columns)
     query = query.where(table.c.study == study).order_by(*order)
     if where is not None:
         query = query.where(where)
     with engine.connect() as connection:
-        return [dict(row) for row in connection.execute(query).mappings()]
+        rows = [tuple(row) for row in connection.execute(query)]
+    for column, values in zip(columns, zip(*rows, strict=True), strict=False):
+        odd = set(map(type, values)) - _PYTHON[column.type.python_type]
+        if odd - {type(None)} or (odd and not column.nullable):
+            where_at = Path(engine.url.database or "").parent
+            raise strange(where_at, f"{table.name}.{column.name} of type {odd.pop().__name__}")
+    names = [column.name for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -22,7 +22,7 @@ from search.baselines import BASELINES
 from search.bench import quick_epoch_seconds
 from search.driver import Driver
 from search.guard import SAID, Guard, guarded, leave_record, say_gone
-from search.ray_root import clear, ray_root, sweep
+from search.ray_root import LOGS, clear, keep_logs, ray_root, sweep
 from search.session import session
 from search.slots import Slots, plan_slots, worker_environment
 from search.study import Study
@@ -90,6 +90,8 @@ def run_search(
                     _tuner(trainable, driver, searcher, root / "tune").fit()
                 finally:
                     working.leave()
+                    if driver.halted:
+                        keep_logs(root, study.folder)
         finally:
             study.set_state("stopped" if driver.interrupted else "searched")
     if searcher.error is not None:
@@ -167,9 +169,10 @@ def _tuner(trainable: Any, driver: Driver, searcher: DriverSearcher, storage: Pa
 def _leave_at_once(name: str, study: Study, session: int, guard: Guard, root: Path) -> None:
     """End this process, whose Ray has died: what the main thread waits for will never come."""
     guard.tell(SAID)
-    say_gone(study.name, f"Ray died (its {name} has ended)")
+    say_gone(study.name, f"Ray died (its {name} has ended; see {study.folder / LOGS})")
     with suppress(Exception):  # the record is complete without it
         leave_record(study, session)
+    keep_logs(root, study.folder)
     clear(root)
     os._exit(1)
 

@@ -30,7 +30,7 @@ INPUTS = {
     "checkpoints": 1200,
     "models to predict": 300,
     "study.db": 200,
-    "study folders": 200,
+    "study folders": 120,
 }
 """How many inputs each parser is given."""
 

@@ -219,8 +219,7 @@ def test_it_is_told_on_a_few_lines(patients: dict[str, Path], tmp_path: Path) ->
         "    they are told of it",
         "cannot be mended: report.md is gone",
         "    make it again: python -m search report sick",
-        "whether every decision derives again from the record takes longer:"
-        " python -m search verify sick",
+        "what a search decided is checked by: python -m search verify sick",
     ]
     lines = str(
         Diagnosis(

@@ -179,6 +179,9 @@ def test_what_can_be_mended_is_named_and_mended(
     assert len(lost) == sum(name in said(seen) for name in known)
 
 
+MODEL = "put a copy back, or train them again: python -m search retrain sick"
+FINAL = "put a copy of final/ back, or train them again: python -m search retrain sick"
+REPORT, EXPORT = (f"make it again: python -m search {what} sick" for what in ("report", "export"))
 INCURABLE: dict[str, tuple[str, Damage, str, str]] = {
     "the lock": (
         "stopped",
@@ -196,73 +199,58 @@ INCURABLE: dict[str, tuple[str, Damage, str, str]] = {
         "finished",
         changed("final/winner-s1/model.safetensors"),
         "final/winner-s1/model.safetensors is not the model that was trained (SHA-256)",
-        "put a copy back, or train them again: python -m search retrain sick",
+        MODEL,
     ),
     "no final model": (
         "finished",
         gone("final/winner-s0/model.safetensors"),
         "final/winner-s0/model.safetensors is gone",
-        "put a copy back, or train them again: python -m search retrain sick",
+        MODEL,
     ),
     "half the metrics": (
         "finished",
         cut_short("final/metrics.json"),
         "final/metrics.json is not what was written (",
-        "put a copy of final/ back, or train them again: python -m search retrain sick",
+        FINAL,
     ),
     "other metrics": (
         "finished",
         written("final/metrics.json", '{"models": [{"name": "winner-s0"}]}'),
         "final/metrics.json is not what was written (its SHA-256 does not match)",
-        "put a copy of final/ back, or train them again: python -m search retrain sick",
+        FINAL,
     ),
-    "no final models": (
-        "finished",
-        gone("final"),
-        "final/metrics.json is gone",
-        "put a copy of final/ back, or train them again: python -m search retrain sick",
-    ),
+    "no final models": ("finished", gone("final"), "final/metrics.json is gone", FINAL),
     "half a result": (
         "finished",
         written("result.json", '{"trials": '),
         "result.json cannot be read: ",
-        "make it again: python -m search report sick",
+        REPORT,
     ),
-    "no result": (
-        "finished",
-        gone("result.json"),
-        "result.json is gone",
-        "make it again: python -m search report sick",
-    ),
-    "no report": (
-        "finished",
-        gone("report.html"),
-        "report.html is gone",
-        "make it again: python -m search report sick",
-    ),
+    "no result": ("finished", gone("result.json"), "result.json is gone", REPORT),
+    "no report": ("finished", gone("report.html"), "report.html is gone", REPORT),
     "an exported file": (
         "finished",
         changed("export/model.onnx"),
         "export/model.onnx is not the file that was written",
-        "make it again: python -m search export sick",
+        EXPORT,
     ),
     "no exported file": (
         "finished",
         gone("export/labels.json"),
         "export/labels.json is gone",
-        "make it again: python -m search export sick",
+        EXPORT,
     ),
     "the sums": (
         "finished",
         written("export/SHA256SUMS", "none"),
         "export/SHA256SUMS cannot be read: it is not what was written",
-        "make it again: python -m search export sick",
+        EXPORT,
     ),
     "no export": (
         "finished",
         gone("export"),
         "export/SHA256SUMS cannot be read: No such file or directory",
-        "make it again: python -m search export sick",
+        EXPORT,
     ),
 }
 

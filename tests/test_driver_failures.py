@@ -1,4 +1,4 @@
-"""What the driver does about failures, by hand: no Ray, no training. Each kind has its own answer."""
+"""What the driver does about failures, by hand: no Ray, no training."""
 
 from __future__ import annotations
 

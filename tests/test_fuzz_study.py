@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,8 @@ def test_a_damaged_database_is_read_whole_or_refused_in_one_line(
             with sqlite3.connect(place / "study.db") as connection:
                 connection.execute("PRAGMA ignore_check_constraints=ON")
                 change = f"UPDATE OR IGNORE {table} SET {column} = ? WHERE rowid = ?"
-                try:
+                with suppress(sqlite3.IntegrityError):  # the database itself refuses it
                     connection.execute(change, (draw(st.sampled_from(_VALUES)), row))
-                except sqlite3.IntegrityError:  # the database itself refuses it
-                    pass
             connection.close()
         check_alone(tally, place)
 

@@ -15,18 +15,16 @@ import torch
 from data.loader import as_tensors
 from model.checkpoint import load_checkpoint
 from model.cnn import pixel_statistics
-from model.config import Configuration, NetworkConfig, TrainingConfig
+from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
 from search.assignment import Assignment
-from search.bridge import as_config
-from search.config import DataSection, ResourcesSection, StudyConfig
+from search.checkpoints import checkpoint_path, found
+from search.config import DataSection, StudyConfig
 from search.dataset import StudyImages, load_images
 from search.driver import Driver
 from search.ladder import Decision
 from search.seeds import derive_seed
-from search.slots import plan_slots
 from search.study import Study, Trial, best_of, create, open_study
-from search.trial import TrialWorker
 from search.tuner import run_search
 
 MakeConfig = Callable[..., StudyConfig]
@@ -34,6 +32,7 @@ DATA = DataSection(source="synthetic", synthetic_train=1800, validation_images=3
 GOOD, BAD = {"learning_rate": 0.02}, {"learning_rate": 1e-6}
 LEARNING_NOTHING, FAILING = 3, 4
 NUM_TRIALS = 6
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def on_ray(test: Callable[..., None]) -> Callable[..., None]:
@@ -43,14 +42,20 @@ def on_ray(test: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass
 class Killer:
-    """An observer that kills one worker, the first time a trial goes on after its first epoch."""
+    """An observer that kills one worker, the first time a trial goes on after its first epoch.
+
+    Another one fails by its hand.
+    """
 
     study: Study
     killed: dict[int, int] = field(default_factory=dict)
     """Trial -> process id."""
 
     def started(self, assignment: Assignment, origin: str) -> None:
-        """Wait for epochs."""
+        """Put a file where one trial would write its checkpoints."""
+        if assignment.trial == FAILING:
+            assignment.folder.rmdir()
+            assignment.folder.write_text("not a folder", encoding="utf-8")
 
     def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
         """Kill the trial's process, as the record gives it."""
@@ -60,10 +65,13 @@ class Killer:
         self.killed[trial] = attempt["pid"]
         os.kill(attempt["pid"], signal.SIGKILL)
 
+    def failed(self, trial: int, failure: str, reason: str) -> None:
+        """Wait for epochs."""
+
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Wait for epochs."""
 
-    def stopping(self) -> None:
+    def stopping(self, reason: str) -> None:
         """Wait for epochs."""
 
 
@@ -76,7 +84,7 @@ class Search:
     driver: Driver
     killed: dict[int, int]
     handlers: tuple[Any, Any]
-    """What SIGINT and SIGTERM did before and after."""
+    """What signals did before and after."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -109,13 +117,11 @@ def search(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) ->
     )
     folder = tmp_path_factory.mktemp("runs") / "small"
     study = create(config, folder, facts={}, environment={})
-    # A folder where the checkpoint should be written: the worker cannot.
-    (study.trial_folder(FAILING) / "last.safetensors" / "taken").mkdir(parents=True)
     images = load_images(config.data)
     killer = Killer(study)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     driver = run_search(study, images.train, images.validation, observers=[killer])
-    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    after = [signal.getsignal(number) for number in SIGNALS]
     yield Search(
         study=open_study(folder),
         images=images,
@@ -158,8 +164,9 @@ def test_every_checkpoint_is_that_of_the_last_epoch(search: Search) -> None:
     for trial in search.trials:
         if trial.number == FAILING:
             continue
-        path = search.study.trial_folder(trial.number) / "last.safetensors"
+        epoch, path = found(search.study.trial_folder(trial.number))[0]
         training, written = load_checkpoint(path, "cpu")
+        assert training.epoch == epoch
         assert training.configuration.to_dict() == trial.configuration
         assert training.epoch == len(trial.epochs)
         accuracies = [metrics["val_accuracy"] for metrics in written["epochs"]]
@@ -182,12 +189,12 @@ def test_attempts_say_where_they_ran_and_workers_are_used_again(search: Search) 
 @on_ray
 def test_an_error_in_the_worker_is_recorded_with_its_reason(search: Search) -> None:
     trial = search.trials[FAILING]
-    assert trial.reason.startswith("IsADirectoryError: ")
+    assert trial.reason.startswith("NotADirectoryError: ")
     assert "\n" not in trial.reason
     (attempt,) = search.attempts(FAILING)
     assert attempt["outcome"] == "failed"
     assert attempt["reason"].startswith("Traceback (most recent call last):")
-    assert "save_checkpoint" in attempt["reason"]
+    assert "checkpoints.py" in attempt["reason"]
 
 
 @on_ray
@@ -238,7 +245,7 @@ def test_nothing_of_ray_is_left(search: Search) -> None:
     names = {path.name for path in search.study.folder.iterdir()}
     assert {name.partition(".")[0] for name in names} == {"config", "study", "trials"}
     files = {path.name for path in Path(search.study.folder / "trials").rglob("*.*")}
-    assert files == {"last.safetensors"}
+    assert files == {f"e000{epoch}.safetensors" for epoch in (1, 2, 3)}
 
 
 @on_ray
@@ -265,135 +272,5 @@ def test_a_trial_that_waits_gives_its_slot_back_and_goes_on_from_its_checkpoint(
     assert [(row.epoch, row.attempt) for row in best.epochs][-1] == (3, 2)
     first, second = (a for a in study.record.attempts() if a["trial"] == best.number)
     assert (first["outcome"], second["outcome"], second["from_epoch"]) == ("paused", "complete", 1)
-    training, _ = load_checkpoint(study.trial_folder(best.number) / "last.safetensors", "cpu")
+    training, _ = load_checkpoint(checkpoint_path(study.trial_folder(best.number), 3), "cpu")
     assert training.epoch == 3
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "resources", "expected"),
-    [
-        (4, 0, {}, (4, 1, 0.0)),
-        (8, 0, {"cpus_per_trial": 3}, (2, 3, 0.0)),
-        (8, 0, {"max_concurrent": 3}, (3, 1, 0.0)),
-        (2, 0, {"max_concurrent": 8}, (2, 1, 0.0)),
-        (16, 1, {}, (4, 1, 0.25)),  # auto: a quarter of a GPU
-        (2, 1, {}, (2, 1, 0.25)),
-        (16, 1, {"gpus_per_trial": 0.1}, (10, 1, 0.1)),
-        (16, 2, {"gpus_per_trial": 0.4}, (4, 1, 0.4)),  # a share does not lie on two GPUs
-        (16, 8, {"gpus_per_trial": 2}, (4, 1, 2.0)),
-        (16, 1, {"gpus_per_trial": 0}, (16, 1, 0.0)),
-    ],
-)
-def test_slots_divide_what_the_machine_has(
-    monkeypatch: pytest.MonkeyPatch,
-    cpus: int,
-    gpus: int,
-    resources: dict[str, Any],
-    expected: tuple[int, int, float],
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    slots = plan_slots(ResourcesSection(**resources))
-    assert (slots.count, slots.threads, slots.gpus) == expected
-
-
-def test_a_trial_that_asks_for_more_than_the_machine_has_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match="cpus_per_trial` is 3, but this machine has 2 CPUs"):
-        plan_slots(ResourcesSection(cpus_per_trial=3))
-    with pytest.raises(
-        ValueError, match=r"gpus_per_trial` is 0\.5, but this machine has 0 GPUs; set"
-    ):
-        plan_slots(ResourcesSection(gpus_per_trial=0.5))
-
-
-def _worker(config: dict[str, Any]) -> TrialWorker:
-    """Return a worker at the beginning of an assignment, in this process."""
-    images = load_images(DataSection(source="synthetic", synthetic_train=200, validation_images=50))
-    worker = TrialWorker.__new__(TrialWorker)  # Ray's own __init__ is for its processes
-    worker.setup(
-        config,
-        train=images.train,
-        validation=images.validation,
-        pixels=((70.0,), (80.0,)),
-        threads=torch.get_num_threads(),
-    )
-    return worker
-
-
-@pytest.fixture
-def assignment(tmp_path: Path) -> dict[str, Any]:
-    """Return an assignment of three epochs, as it travels to a worker."""
-    configuration = Configuration(
-        network=NetworkConfig(filters=(4,)), training=TrainingConfig(epochs=3, learning_rate=0.01)
-    )
-    return as_config(
-        Assignment(
-            trial=7,
-            attempt=1,
-            configuration=configuration,
-            seed=5,
-            checkpoint=tmp_path / "last.safetensors",
-        )
-    )
-
-
-def _without_times(report: dict[str, Any]) -> dict[str, Any]:
-    assert report["failure"] == ""
-    timed = ("seconds", "images_per_second")
-    return {key: value for key, value in report["metrics"].items() if key not in timed}
-
-
-@pytest.mark.parametrize("recorded", [0, 1])
-def test_epochs_that_were_written_but_are_not_in_the_record_are_told_again(
-    assignment: dict[str, Any], recorded: int
-) -> None:
-    undisturbed = _worker(assignment | {"checkpoint": assignment["checkpoint"] + ".other"})
-    expected = [_without_times(undisturbed.step()) for _ in range(3)]
-    worker = _worker(assignment)
-    for _ in range(2):
-        worker.step()  # and dies; the record holds fewer
-    worker = _worker(assignment | {"attempt": 2, "from_epoch": recorded})
-    assert [_without_times(worker.step()) for _ in range(3 - recorded)] == expected[recorded:]
-
-
-def test_what_the_record_holds_is_not_told_again(assignment: dict[str, Any]) -> None:
-    _worker(assignment).step()
-    worker = _worker(assignment | {"attempt": 2, "from_epoch": 1})
-    assert [worker.step()["metrics"]["epoch"] for _ in range(2)] == [2, 3]
-
-
-def test_a_damaged_checkpoint_is_said_and_the_trial_begins_again(
-    assignment: dict[str, Any],
-) -> None:
-    worker = _worker(assignment)
-    first = _without_times(worker.step())
-    path = Path(assignment["checkpoint"])
-    path.write_bytes(path.read_bytes()[:-10])
-    worker = _worker(assignment | {"attempt": 2, "from_epoch": 1})
-    again = worker.step()
-    assert _without_times(again) == first
-    assert str(path) in again["remark"]
-    assert "started again from its first epoch" in again["remark"]
-
-
-def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(
-    assignment: dict[str, Any],
-) -> None:
-    worker = _worker(assignment)
-    worker.step()
-    other = Configuration.from_dict(assignment["configuration"]).to_dict()
-    other["network"]["filters"] = [8]
-    worker.reset_config(assignment | {"configuration": other, "from_epoch": 1})
-    assert worker.step()["metrics"]["epoch"] == 1
-
-
-def test_an_error_in_the_worker_is_reported_not_raised(assignment: dict[str, Any]) -> None:
-    Path(assignment["checkpoint"]).mkdir()
-    report = _worker(assignment).step()
-    assert report["trial"] == 7
-    assert report["metrics"] is None
-    assert "IsADirectoryError" in report["failure"]
