@@ -90,6 +90,7 @@ class DriverScheduler(FIFOScheduler):
         """Record the epoch and return Tune's word for the verdict."""
         if self._searcher.error is not None:
             return str(TrialScheduler.STOP)
+        self._killed_for_memory = _killed_for_memory()
         try:
             goes_on = self._on_result(trial, result)
         except Exception as error:
@@ -148,10 +149,18 @@ class HangWatch(Callback):
         hung = self._driver.hung()
         for trial in trials if hung else ():
             number = self._searcher.trials.get(trial.trial_id)
+            if number not in hung or trial.trial_id in self._scheduler.hung:
+                continue
             actor = trial.temporary_state.ray_actor
-            if number in hung and actor is not None and trial.trial_id not in self._scheduler.hung:
-                self._scheduler.hung[trial.trial_id] = hung[number]
-                ray.kill(actor)
+            if actor is None:
+                # Tune would wait for ever, and has no way to give it up.
+                self._searcher.error = ValueError(
+                    f"Ray starts no worker for t{number:04d} ({hung[number]}): too little memory,"
+                    " or the machine is overloaded; resume when that is mended"
+                )
+                raise self._searcher.error
+            self._scheduler.hung[trial.trial_id] = hung[number]
+            ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from data.plain_file import open_plain
 from search import tables
 from search.filesystem import network_filesystem
 from search.storage import engine_of
@@ -49,10 +50,10 @@ def wrong_journal(folder: Path) -> str:
     Whoever opens the study sets it right.
     """
     try:
-        with (folder / "study.db").open("rb") as file:
+        with open_plain(folder / "study.db") as file:
             file.seek(_MODE_AT)
             mode = _MODES.get(file.read(1), "")
-    except FileNotFoundError:
+    except OSError:  # whoever opens the study says so
         return ""
     return "" if mode == ("delete" if network_filesystem(folder) else "wal") else mode
 

@@ -57,7 +57,7 @@ class Driver:
         self._strategy = first_strategy(config, shape, study.extensions)
         self._budget = Budget(config.budget, share=share)
         self._regret = RegretBound(study.optuna, seed=config.seed)
-        self._failures = Failures()
+        self._failures = Failures(slots)
         self._flight = Flight(
             study, self._budget, self._ledger, slots=slots, seconds=lambda: self.seconds
         )
@@ -69,7 +69,9 @@ class Driver:
         self._started = clock() - study.sessions.spent_seconds("search")
         past = restore(study, self._strategy, self._budget, self._ledger, shape)
         for trial in past.in_flight:
-            self._flight.wait(trial, alone=trial in past.alone)
+            self._flight.wait(trial)
+        for trial in past.alone:
+            self._flight.keep_alone(trial)
         for bound in self._regret.bounds.values():
             self._budget.regret(bound)
         for trial, end in past.untold:
@@ -87,7 +89,8 @@ class Driver:
     @property
     def interrupted(self) -> bool:
         """Whether the search was asked to stop, or left trials in flight."""
-        return bool(self._stop_reason) or len(self._flight) > 0 or not self._spent()
+        busy = len(self._flight) > 0 or self._flight.waits
+        return bool(self._stop_reason) or busy or not self._spent()
 
     @property
     def seconds(self) -> float:
@@ -120,6 +123,8 @@ class Driver:
         epochs = self._slots * self._study.config.max_epochs
         last_stretch = self._budget.is_last_stretch(self.seconds, epochs=epochs)
         if promotion := self._strategy.next_promotion(last_stretch=last_stretch):
+            if not self._flight.may_begin(promotion.trial):
+                return None
             self._strategy.promote(promotion.trial)
             self._study.record.add_event("promoted", promotion.trial, decision=promotion)
             return self._hand_out(promotion.trial)
@@ -182,7 +187,9 @@ class Driver:
         # A trial of a halted study stays open in the record: it goes on when the study does.
         left = "stopped" if halts else "lost"
         self._flight.leave(trial, outcome=left, reason=answer.reason, failure=failure.kind)
-        self._flight.wait(trial, alone=answer.action == "retry alone")
+        self._flight.wait(trial)
+        if answer.action == "retry alone":
+            self._flight.keep_alone(trial)
         for observer in self._observers:
             observer.failed(trial, failure.kind, answer.reason)
         if halts:

@@ -61,12 +61,12 @@ def extend(study: Study, wish: Wish) -> tuple[Study, list[str]]:
             f" {config.max_epochs * 2}"
         )
     reopened = [] if made.is_longer else [t.number for t in study.trials() if may_go_on(t, longer)]
+    study.set_state("stopped")  # first: alone it changes nothing, and `resume` goes on from here
     study.record.add_extension(made.to_json(), reopened)
     ledger = Ledger(study.optuna)
     for trial in reopened:
         ledger.reopen(trial)
     write_config(study, extended)
-    study.set_state("stopped")
     if reopened:
         said.append(f"{plural(len(reopened), 'trial')} that the budget had ended may go on")
     if again:

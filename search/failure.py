@@ -35,8 +35,11 @@ SAME_BUG = 3
 """Trials ended by one and the same error after which the study halts: it is not their fault."""
 _MOST_LOSSES = 4
 """Workers that die under a trial without a further epoch, before it is taken for its own fault."""
-_MOST_DEATHS = 12
-"""The same, over all trials: then it is taken for the machine's."""
+_MOST_NODES = 12
+"""The same of nodes: a trial may bring down every one it comes to."""
+_MOST_DEATHS = 6
+"""Workers that die in a row, over all trials, or so many a slot: then it is the machine's fault."""
+_DEATHS_A_SLOT = 3
 _MOST_HANGS = _MOST_SHORTAGES = 2
 NEED_MORE_MEMORY = ("out of memory", "out of GPU memory")
 _REASON = 200  # characters
@@ -44,7 +47,8 @@ _REASON = 200  # characters
 # would know why is silent; Ray takes it for dead some seconds later.
 _SAID: tuple[tuple[Kind, str], ...] = (
     ("node lost", r"node (has )?died|node was terminated|NodeDiedError|actor \S+ is unavailable"),
-    ("out of memory", r"low on memory|OutOfMemoryError|memory pressure"),
+    ("out of memory", r"low on memory|OutOfMemoryError|memory pressure|MemoryError|bad_alloc"),
+    ("disk full", r"No space left on device|Disk quota exceeded"),
     ("data unreadable", r"Object\w*(Lost|Freed|Evicted|TimedOut)\w*Error|OwnerDiedError"),
 )
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory")
@@ -112,7 +116,8 @@ def of_dead_worker(said: str, *, killed_for_memory: bool) -> Failure:
 class Failures:
     """Answers the failures of one session of a search."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self._most_deaths = max(_MOST_DEATHS, _DEATHS_A_SLOT * slots)
         self._bugs: dict[str, list[int]] = {}
         self._deaths = 0
 
@@ -160,15 +165,14 @@ class Failures:
     def _answer_loss(self, kind: Kind, reason: str, losses: int) -> Answer:
         if kind == "node lost":
             # Never a trial's fault, unless it brings down every node it comes to.
-            if losses < _MOST_DEATHS:
+            if losses < _MOST_NODES:
                 return Answer(action="retry", reason=reason)
             return Answer(action="fail", reason=f"its node died {losses} times: {reason}")
         self._deaths += 1
-        if self._deaths >= _MOST_DEATHS:
-            self._deaths = 0
+        if self._deaths >= self._most_deaths:
             return Answer(
                 action="halt",
-                reason=f"{_MOST_DEATHS} workers in a row died before they finished an epoch: too"
+                reason=f"{self._deaths} workers in a row died before they finished an epoch: too"
                 " little memory, or a driver problem; see ray-logs in the study's folder",
             )
         if losses >= _MOST_LOSSES:
@@ -186,7 +190,9 @@ def _kind_of(error: BaseException) -> Kind | None:
     names = {kind.__name__ for kind in type(error).__mro__}  # not to import torch for its names
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk full"
-    if "OutOfMemoryError" in names:  # torch's; Ray's own never reaches a worker
+    if "OutOfMemoryError" in names or "STATUS_ALLOC_FAILED" in str(
+        error
+    ):  # torch's; Ray's own never reaches a worker
         return "out of GPU memory"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return "out of memory"

@@ -18,6 +18,9 @@ from search.seeds import derive_seed
 from search.study import Study, Trial
 from search.words import span
 
+_MOMENT = 15.0
+"""Seconds after which a look for hung trials comes late."""
+
 
 @dataclass(kw_only=True, slots=True)
 class _Held:
@@ -59,6 +62,7 @@ class Flight:
         self._held: dict[int, _Held] = {}
         self._waiting: list[int] = []
         self._alone: set[int] = set()
+        self._looked_at = 0.0
         limit = study.config.resources.hang_seconds
         self.patience = Patience(None if limit == "auto" else limit)
 
@@ -78,17 +82,21 @@ class Flight:
         """Whether no slot can be taken: all are held, or one by a trial that must be alone."""
         return len(self._held) >= self._slots or bool(self._alone & self._held.keys())
 
-    def wait(self, trial: int, *, alone: bool = False) -> None:
-        """Let a trial wait for a slot; `alone`: until no other trial is in training."""
+    def wait(self, trial: int) -> None:
+        """Let a trial wait for a slot."""
         self._waiting.append(trial)
-        if alone:
-            self._alone.add(trial)
+
+    def keep_alone(self, trial: int) -> None:
+        """Let a trial have a slot only while no other one is held: it needs all the memory."""
+        self._alone.add(trial)
+
+    def may_begin(self, trial: int) -> bool:
+        """Return whether a trial may have one of the idle slots now."""
+        return trial not in self._alone or not self._held
 
     def take_waiting(self) -> int | None:
         """Return the trial that goes on next, if it may now; it waits no longer."""
-        if self._waiting[0] in self._alone and self._held:
-            return None  # it needs the memory that the others hold
-        return self._waiting.pop(0)
+        return self._waiting.pop(0) if self.may_begin(self._waiting[0]) else None
 
     def give_up_waiting(self) -> Iterable[int]:
         """Return the trials that wait, one by one; none waits any more."""
@@ -150,18 +158,26 @@ class Flight:
         held.epochs.add(metrics.epoch)
 
     def hung(self) -> dict[int, str]:
-        """Return the trials that have been silent for longer than any epoch may take, and why."""
-        found = {}
+        """Return the trials that have been silent for longer than any epoch may take, and why.
+
+        To be called every moment: the time from one call to the next does not count where it is
+        long, since it was this process that did not run (suspended, or the whole machine).
+        """
+        found: dict[int, str] = {}
+        now = self._seconds()
+        gap, self._looked_at = now - self._looked_at, now
+        if gap > _MOMENT:
+            for held in self._held.values():
+                held.seen_at = min(now, held.seen_at + gap)
         for trial, held in self._held.items():
             limit = self.patience.seconds(held.multiply_adds)
-            if self._seconds() - held.seen_at > limit:
+            if now - held.seen_at > limit:
                 found[trial] = f"no epoch within {span(limit)}"
         return found
 
     def leave(self, trial: int, *, outcome: str, reason: str, failure: str = "") -> str:
         """Take a trial off its slot; return the remark its worker made, or an empty string."""
         held = self._held.pop(trial)
-        self._alone.discard(trial)
         self._budget.attempt_ended(trial, self._seconds())
         self._study.record.end_attempt(
             trial, held.attempt, outcome=outcome, reason=reason, failure=failure or None

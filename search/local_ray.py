@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -45,6 +45,7 @@ def local_ray(
     """
     _check_disk(root, object_store_bytes)
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is told by ours
     worker.print_to_stdstream = _do_nothing  # it would be in the middle of our screen
     over = threading.Event()
     try:
@@ -107,7 +108,13 @@ def _apart() -> Iterator[None]:
 
 
 def _watch(over: threading.Event, died: Callable[[str], None]) -> None:
-    watched = [p for p in psutil.Process().children() if p.name() in _WATCHED]
+    watched = list[psutil.Process]()
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):  # another one, that has just ended
+            watched += [process] if process.name() in _WATCHED else []
+    if len(watched) < len(_WATCHED) and not over.is_set():
+        died(" or ".join(_WATCHED))
+        return
     while not over.wait(_WATCH_SECONDS):
         for process in watched:
             if _is_dead(process) and not over.is_set():

@@ -23,7 +23,15 @@ _RESAMPLES = 2000
 _WORST = 24
 
 
-def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) -> dict[str, Any]:
+def was_opened_for_others(study: Study) -> bool:
+    """Return whether the test set was opened, but never for the final models there are now."""
+    seen, now = _looks(study), _models(read_metrics(study.folder / "final"))
+    return bool(seen) and all(look["models"] != now for look in seen)
+
+
+def look_at_test(
+    study: Study, *, reason: str, break_seal: str | None = None, complete_last: bool = False
+) -> dict[str, Any]:
     """Evaluate every retrained model on the test images; return and write final/metrics.json.
 
     The look is recorded before the images are opened. Predictions are kept in
@@ -34,6 +42,8 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
         study: A study whose final models are trained.
         reason: Why the test set is opened, for the record.
         break_seal: Why it is opened again; without it a second look is refused.
+        complete_last: Where the very same models were looked at before, and the process died before
+            all was written: do that again, which is no further look.
 
     Raises:
         StudyError: There are no final models, or the test set was looked at before.
@@ -41,9 +51,9 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     metrics = read_metrics(study.folder / "final")
     if not metrics:
         raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")
-    # A look that showed no number (the images could not be read) stays on record, but is not one.
-    seen = [look for look in study.record.looks() if look["result"] is not None]
-    if seen and break_seal is None:
+    seen, models = _looks(study), _models(metrics)
+    is_same = complete_last and any(look["models"] == models for look in seen)
+    if seen and break_seal is None and not is_same:
         raise StudyError(
             f"this study looked at the test set {plural(len(seen), 'time')} before; a further look"
             ' makes its number less honest and needs --break-seal "reason"'
@@ -51,9 +61,11 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     hashes = {row["name"]: row["model_sha256"] for row in metrics["models"]}
     for name, expected in hashes.items():
         _check_hash(study.folder / "final" / name / "model.safetensors", expected)
-    look = study.record.add_look(
-        reason=break_seal or reason, models=json.dumps(hashes), broke_seal=bool(seen)
-    )
+    look = None
+    if not is_same:
+        look = study.record.add_look(
+            reason=break_seal or reason, models=models, broke_seal=bool(seen)
+        )
     test = load_test(study.config.data.spec())
     correct: dict[str, list[NDArray[np.bool_]]] = {}
     for row in metrics["models"]:
@@ -71,9 +83,19 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     metrics["test_images"] = test.num_images
     metrics["groups"] = {group: _summary(rights) for group, rights in correct.items()}
     metrics["test_fingerprint"] = test.fingerprint()
-    study.record.end_look(look, result=json.dumps(metrics["groups"]))
+    if look is not None:
+        study.record.end_look(look, result=json.dumps(metrics["groups"]))
     write_metrics(study.folder / "final", metrics)
     return metrics
+
+
+def _looks(study: Study) -> list[dict[str, Any]]:
+    # A look that showed no number (the images could not be read) stays on record, but is not one.
+    return [look for look in study.record.looks() if look["result"] is not None]
+
+
+def _models(metrics: dict[str, Any]) -> str:
+    return json.dumps({row["name"]: row["model_sha256"] for row in metrics["models"]})
 
 
 def _summary(rights: list[NDArray[np.bool_]]) -> dict[str, Any]:

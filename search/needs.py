@@ -18,6 +18,7 @@ from model.config import Configuration
 from model.geometry import network_cost
 from search.bench import Measured
 from search.config import StudyConfig
+from search.dataset import image_shape
 from search.draws import draw_configurations
 from search.slots import Slots, plan_slots
 
@@ -130,13 +131,7 @@ def check_disk(study: Study) -> None:
     Raises:
         ValueError: In one line, what is needed, what is free and what to do.
     """
-    config, facts = study.config, study.noted("data")
-    shape = ImageShape(
-        channels=facts["channels"],
-        height=facts["height"],
-        width=facts["width"],
-        num_classes=len(facts["classes"]),
-    )
+    config, shape = study.config, image_shape(study)
     draws = draw_configurations(config, shape, count=_DRAWS)
     drawn = (*draws.first.values(), *draws.drawn)
     if not drawn:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 _TIMES = 20.0
 """How many times the expected length: other programs, a busy disk, a slower node of a cluster."""
+_UNKNOWN_SECONDS = 1800.0
+"""Where nothing is known yet."""
 _LEAST_SECONDS = 120.0
 """A worker's process may take this long to start on a loaded machine."""
 
@@ -26,14 +28,16 @@ class Patience:
         self._seen[multiply_adds] = max(seconds, self._seen.get(multiply_adds, 0.0))
 
     def seconds(self, multiply_adds: int) -> float:
-        """Return the limit for an epoch; infinite where nothing is known yet.
+        """Return the limit for an epoch.
 
         A network with more multiply-adds takes longer, but at most in proportion; one with fewer
         takes no longer. So every epoch seen gives an upper bound, and the least of them counts.
         """
         if self._fixed is not None:
             return self._fixed
+        if not self._seen:
+            return _UNKNOWN_SECONDS
         bounds = (
             taken * max(1.0, multiply_adds / max(1, size)) for size, taken in self._seen.items()
         )
-        return max(_LEAST_SECONDS, _TIMES * min(bounds, default=float("inf")))
+        return max(_LEAST_SECONDS, _TIMES * min(bounds))

@@ -55,7 +55,7 @@ class Past:
     in_flight: tuple[int, ...]
     """Trials that go on."""
     alone: frozenset[int]
-    """Of those, the ones that need the memory of the whole machine."""
+    """Trials that need the memory of the whole machine; those that have ended among them."""
     unsettled: tuple[tuple[int, Ending], ...]
     """Trials whose end is certain, but was not written down."""
     untold: tuple[tuple[int, Ending], ...]
@@ -137,7 +137,8 @@ def restore(
     _complete_events(study, trials)
     made = study.optuna.get_trials()
     ended = _replay(study, trials, made, strategy, budget, shape)
-    for attempt in study.record.attempts():
+    attempts = study.record.attempts()
+    for attempt in attempts:
         if attempt["ended_at"] is not None:
             budget.device_seconds(attempt["ended_at"] - attempt["started_at"])
     stops = stop_reasons(study)
@@ -156,7 +157,7 @@ def restore(
     running = {trial.number for trial in trials if trial.outcome == "running"}
     return Past(
         in_flight=tuple(in_flight),
-        alone=frozenset(trial for trial in in_flight if _must_be_alone(study, trial)),
+        alone=frozenset(a["trial"] for a in attempts if a["failure"] in NEED_MORE_MEMORY),
         unsettled=tuple(unsettled),
         untold=tuple((trial, end) for trial, end in ended.items() if trial in running),
     )
@@ -189,11 +190,6 @@ def _complete_reopening(study: Study, ledger: Ledger) -> None:
     for trial, event in ended.items():
         if event in back and states[trial].state.is_finished():
             ledger.reopen(trial)
-
-
-def _must_be_alone(study: Study, trial: int) -> bool:
-    failures = study.record.failures(trial)
-    return bool(failures) and failures[-1]["failure"] in NEED_MORE_MEMORY
 
 
 def _complete_values(trial: Trial, told: Mapping[int, float], ledger: Ledger) -> None:

@@ -46,7 +46,7 @@ class FinalModel:
     seed: int
 
 
-def best_length(trial: Trial, max_epochs: int) -> int:
+def best_length(trial: Trial) -> int:
     """Return for how many epochs a configuration is retrained.
 
     The best epoch of a trial that ran to the end of its schedule; the whole schedule for one that
@@ -54,7 +54,7 @@ def best_length(trial: Trial, max_epochs: int) -> int:
     """
     if trial.outcome == "complete" and trial.best_epoch is not None:
         return trial.best_epoch
-    return max_epochs
+    return trial.max_epochs
 
 
 def plan_final_models(study: Study) -> list[FinalModel]:
@@ -68,7 +68,7 @@ def plan_final_models(study: Study) -> list[FinalModel]:
     if best is None or best.configuration is None:
         raise StudyError(f"{study.name} has no trial with a value yet; run the search first")
     winner = Configuration.from_dict(best.configuration)
-    groups = [("winner", winner, best_length(best, config.max_epochs), config.final.seeds)]
+    groups = [("winner", winner, best_length(best), config.final.seeds)]
     groups += [
         (name, configuration, config.max_epochs, config.final.baseline_seeds)
         for name, configuration in config.baseline_configurations().items()

@@ -15,19 +15,19 @@ from search.config import StudyConfig
 from search.dataset import StudyImages, load_images, settle_source
 from search.environment import describe_environment
 from search.keeper import Keeper
-from search.look import look_at_test
+from search.look import look_at_test, was_opened_for_others
 from search.needs import check_disk
 from search.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.report import write_report
 from search.result import build_result, final_metrics
-from search.retrain import retrain, sha256
+from search.retrain import plan_final_models, retrain, sha256
 from search.session import session
 from search.settle import settle
 from search.slots import CHECKOUT, plan_slots
 from search.study import Study, StudyError, best_of, create
 from search.tensorboard import Board, Curves
 from search.tuner import run_search
-from search.whole_file import write_json
+from search.whole_file import replace_folder, write_json
 from search.words import data_caution
 
 PROOF_IMAGES = 2000
@@ -75,6 +75,7 @@ def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
     Raises:
         ValueError: The disk cannot hold what the study needs at least.
     """
+    study.note("halted", "")
     check_disk(study)
     blocks = study.config.search_space().max_blocks()
     board = Board(study.folder / "trials", max_blocks=blocks)
@@ -100,14 +101,14 @@ def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
     if not is_retrained(study):
         retrain_study(study, verbosity)
     if "groups" not in final_metrics(study):
-        if any(look["result"] is not None for look in study.record.looks()):
+        if was_opened_for_others(study):
             # An extended study has other final models: whether they are looked at is not for us.
             sys.stderr.write(
                 "the test images were opened before, so the new final models are not tested;"
                 f' if they must be: python -m search evaluate {study.name} --break-seal "reason"\n'
             )
         else:
-            evaluate_study(study)
+            evaluate_study(study, complete_last=True)
         report_study(study)  # the answer is there, whatever happens to the export
     if study.config.final.export and not _is_exported(study):
         export_study(study)
@@ -134,29 +135,46 @@ def retrain_study(study: Study, verbosity: Verbosity) -> None:
         finally:
             for curve in curves.values():
                 curve.close()
-    final = study.folder / "final"
-    shutil.rmtree(final, ignore_errors=True)
-    part.replace(final)
+    replace_folder(part, study.folder / "final")
     if study.state == "searched":  # a study whose search was interrupted is still to be resumed
         study.set_state("retrained")
 
 
 def is_retrained(study: Study) -> bool:
-    """Return whether final/ holds the models of the trial that is best now, unchanged."""
+    """Return whether final/ holds, unchanged, the models that would be trained now."""
     metrics = final_metrics(study)
     best = best_of(study.trials())
     if best is None or metrics.get("winner_trial") != best.name:
         return False
-    return all(
+    wanted = {
+        model.name: [
+            model.epochs,
+            model.seed,
+            json.loads(json.dumps(model.configuration.to_dict())),
+        ]
+        for model in plan_final_models(study)
+        if model.name not in {row["name"] for row in metrics["diverged"]}
+    }
+    found = {
+        row["name"]: [row["epochs"], row["seed"], row["configuration"]] for row in metrics["models"]
+    }
+    return wanted == found and all(
         sha256(study.folder / "final" / row["name"] / "model.safetensors") == row["model_sha256"]
         for row in metrics["models"]
     )
 
 
-def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, Any]:
-    """Look at the test set and return final/metrics.json."""
+def evaluate_study(
+    study: Study, *, break_seal: str | None = None, complete_last: bool = False
+) -> dict[str, Any]:
+    """Look at the test set, see `look_at_test`, and return final/metrics.json."""
     with session(study, "evaluate"):
-        return look_at_test(study, reason="final evaluation", break_seal=break_seal)
+        return look_at_test(
+            study,
+            reason="final evaluation",
+            break_seal=break_seal,
+            complete_last=complete_last,
+        )
 
 
 def export_study(study: Study, out_dir: Path | None = None) -> Path:
@@ -201,8 +219,7 @@ def export_study(study: Study, out_dir: Path | None = None) -> Path:
     if out_dir is not None:
         return out_dir
     ours = study.folder / "export"
-    shutil.rmtree(ours, ignore_errors=True)
-    place.replace(ours)
+    replace_folder(place, ours)
     study.note("exported", row["model_sha256"])
     return ours
 

@@ -7,11 +7,13 @@ comes while a stage cleans up waits until that is done.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -24,6 +26,7 @@ from search.study_error import StorageError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 1.0
+_CLEANING_SECONDS = 5.0  # after which a stage that was to end at once is asked again
 _LOOKS_A_SIGHT = 5  # the record is told every so many looks
 
 
@@ -38,6 +41,7 @@ class Session:
         """Whether a signal came while the stage was left, and waits."""
         self._study, self._stop = study, stop
         self._asked = self._leaving = False
+        self._raised_at = -math.inf
         self._request = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="session", daemon=True)
@@ -69,8 +73,10 @@ class Session:
         elif self._stop is not None and not self._asked and request != "now":
             self._asked = True
             self._stop(why)
-        else:
-            self._asked = self._leaving = True
+        elif time.monotonic() - self._raised_at > _CLEANING_SECONDS:
+            if self._stop is not None and not self._asked:
+                self._stop(why)  # the exception may come to nothing, such as in a destructor
+            self._asked, self._raised_at = True, time.monotonic()
             raise KeyboardInterrupt(why)
 
     def _look(self) -> None:

@@ -18,21 +18,19 @@ from typing import Any, Literal, get_args
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from model.config import Configuration
 from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 from search.extension import as_extended, extensions
 from search.record import EpochRow, Record
 from search.sessions import Sessions
+from search.sound_trials import sound
 from search.storage import engine_of, open_storage
 from search.study_error import StorageError as StorageError
 from search.study_error import StudyError as StudyError
 from search.study_error import as_written, strange
 from search.whole_file import write_text
 
-State = Literal[
-    "created", "searching", "stopped", "searched", "retraining", "retrained", "finished"
-]
+State = Literal["created", "searching", "stopped", "searched", "retrained", "finished"]
 """`stopped`: the search was interrupted before its budget was spent."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen
@@ -169,7 +167,7 @@ class Study:
                 epochs.setdefault(row.trial, []).append(row)
             return [
                 _view(frozen, tuple(epochs.get(frozen.number, ())))
-                for frozen in self.optuna.get_trials(deepcopy=False)
+                for frozen in sound(self.optuna.get_trials(deepcopy=False))
             ]
 
 
@@ -276,8 +274,6 @@ def _saved_config(folder: Path) -> StudyConfig:
 
 def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
     attrs = frozen.user_attrs
-    if attrs.get("configuration") is not None:
-        Configuration.from_dict(attrs["configuration"])  # or ValueError: a bit has flipped in it
     outcomes: dict[TrialState, Outcome] = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "pruned",

@@ -166,7 +166,7 @@ def _range(bounds: Sequence[float] | None) -> str:
 
 
 def _is_interrupted(study: Study) -> bool:
-    return study.state in ("searching", "retraining") and not is_alive(study)
+    return study.state == "searching" and not is_alive(study)
 
 
 def _state(study: Study) -> str:

@@ -136,8 +136,7 @@ class Board:
         self._open[trial].add(metrics)
 
     def failed(self, trial: int, failure: str, reason: str) -> None:
-        """Close the trial's curves; they go on with its next attempt."""
-        self._open.pop(trial).close()
+        """Do nothing: it goes on, or ends, later."""
 
     def stopping(self, reason: str) -> None:
         """Do nothing: curves are written until the last epoch."""

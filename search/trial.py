@@ -64,6 +64,7 @@ class TrialWorker(tune.Trainable):
         torch.set_num_threads(threads)
         self._gpus, self._pixels = gpus, pixels
         self._images = train, validation
+        self._gpu_is_lost = False
         self._tensors: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._begin(config)
 
@@ -82,6 +83,8 @@ class TrialWorker(tune.Trainable):
             "node": platform.node(),
             "pid": os.getpid(),
         }
+        if self._gpu_is_lost:
+            os._exit(1)  # to the driver a lost worker: the trial goes on in another process
         try:
             if self._epochs is None:
                 self._epochs = self._start()
@@ -93,7 +96,9 @@ class TrialWorker(tune.Trainable):
             report[METRICS] = asdict(metrics)
             report[REMARK] = self._remark
         except Exception as error:  # one configuration must not end the study
-            report[FAILURE] = json.dumps(asdict(of_error(error)))
+            failure = of_error(error)
+            report[FAILURE] = json.dumps(asdict(failure))
+            self._gpu_is_lost = failure.kind == "bug" and _is_of_gpu(error)
             # What it has taken is free for the next trial before that begins.
             self._epochs, self._training = None, None
         return report
@@ -146,6 +151,8 @@ class TrialWorker(tune.Trainable):
                     return training, list(written["epochs"])
                 useless.append(f"{path} is of another training")
             except CheckpointError as error:
+                if _will_pass(error):
+                    raise  # the file may be sound
                 useless.append(str(error))
             # Newer than all that will be written now, it would be taken for the last one.
             checkpoints.discard(path)
@@ -164,3 +171,17 @@ class TrialWorker(tune.Trainable):
     def _say(self, useless: list[str], consequence: str) -> None:
         if useless:
             self._remark = f"{'; '.join(useless)}; it {consequence}"
+
+
+def _will_pass(error: CheckpointError) -> bool:
+    """Return whether a checkpoint could not be read for a reason that is not its own."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return not isinstance(cause, FileNotFoundError | IsADirectoryError)
+    return of_error(error).kind != "bug" or _is_of_gpu(error)
+
+
+def _is_of_gpu(error: BaseException) -> bool:
+    """Return whether a GPU failed, after which a process can do nothing more with it."""
+    causes = (error, error.__cause__)
+    return any(type(e).__name__ == "AcceleratorError" or "CUDA error" in str(e) for e in causes)

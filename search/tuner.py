@@ -25,7 +25,7 @@ from search.guard import SAID, Guard, guarded, leave_record, say_gone
 from search.ray_root import LOGS, clear, keep_logs, ray_root, sweep
 from search.session import session
 from search.slots import Slots, plan_slots, worker_environment
-from search.study import Study
+from search.study import State, Study
 
 if TYPE_CHECKING:
     from search.bridge import DriverSearcher
@@ -72,6 +72,7 @@ def run_search(
         _probe(driver, study, train, validation, slots)
     searcher = DriverSearcher(driver)
     sweep()
+    state: State = "stopped"
     with session(study, "search", stop=driver.stop) as working:
         study.set_state("searching")
         try:
@@ -87,16 +88,26 @@ def run_search(
             ):
                 try:
                     trainable = _trainable(train, validation, slots)
-                    _tuner(trainable, driver, searcher, root / "tune").fit()
+                    _fit(_tuner(trainable, driver, searcher, root / "tune"), searcher)
+                    state = "stopped" if driver.interrupted else "searched"
                 finally:
                     working.leave()
                     if driver.halted:
                         keep_logs(root, study.folder)
         finally:
-            study.set_state("stopped" if driver.interrupted else "searched")
+            study.set_state(state)
+    return driver
+
+
+def _fit(tuner: Any, searcher: DriverSearcher) -> None:
+    """Search, and raise what the driver could not go on for, not what Tune makes of it."""
+    try:
+        tuner.fit()
+    except Exception:
+        if searcher.error is None:
+            raise
     if searcher.error is not None:
         raise searcher.error
-    return driver
 
 
 def _probe(
@@ -109,16 +120,17 @@ def _probe(
     except ValueError:
         return  # no room for it on such images: the first epochs of others will tell
     few = replace(train, images=train.images[:_PROBED], labels=train.labels[:_PROBED])
-    seconds = quick_epoch_seconds(
-        configuration,
-        few,
-        pixel_statistics(as_tensors(few, "cpu")[0]),
-        slots.threads,
-        slots.gpus,
-        train.num_images,
-        validation.num_images,
-    )
-    driver.expect(cost.multiply_adds, seconds)
+    with suppress(RuntimeError, MemoryError, OSError):  # what is wrong is told by the trials
+        seconds = quick_epoch_seconds(
+            configuration,
+            few,
+            pixel_statistics(as_tensors(few, "cpu")[0]),
+            slots.threads,
+            slots.gpus,
+            train.num_images,
+            validation.num_images,
+        )
+        driver.expect(cost.multiply_adds, seconds)
 
 
 def _trainable(train: LabelledImages, validation: LabelledImages, slots: Slots) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.budget import Budget, Use, worth
+from search.extension import taken_back
 from search.lock import is_alive
 from search.words import data_caution, data_line
 
@@ -90,6 +91,8 @@ class View:
         attempts = [a for a in record.attempts() if a["trial"] in trials]
         tried = {a["trial"] for a in attempts if trials[a["trial"]].outcome != "running"}
         events = record.events()
+        back = taken_back(events)
+        events = [event for event in events if event.id not in back]
         ended = [e.trial for e in events if e.kind == "ended" and e.trial in tried]
         alive = study.state == "searching" and is_alive(study)
         seen = max((s["seen_at"] for s in sessions if s["stage"] == "search"), default=0.0)

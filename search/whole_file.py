@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,16 @@ def cannot_write(path: Path, error: OSError) -> StudyError:
             " and try again"
         )
     return StudyError(f"{path} cannot be written: {error.strerror}")
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Put a folder in the place of another one, which is there until the new one is."""
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

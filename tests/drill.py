@@ -3,7 +3,7 @@
     python tests/drill.py --driver-kills 20 --worker-kills 20
 
 Whatever is killed, the record must come out as if nothing had happened: no trial lost, none twice,
-no rung other than the one derived anew from the events, the budget kept to the epoch. And every
+no rung other than the one derived anew from the events, the budget of trials kept. And every
 value must be that of a training nobody disturbed: each trial is trained again here, in one go.
 """
 
@@ -68,13 +68,17 @@ STUDY: dict[str, Any] = {
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a drill came to. All but the first five lines must be 0."""
+    """What a drill came to. All but the first six lines must be 0."""
 
     trials: int = 0
     epochs: int = 0
     driver_kills: int = 0
     worker_kills: int = 0
     attempts: int = 0
+    failed_attempts: int = 0
+    """Whose worker was killed while it trained."""
+    kills_left: int = 0
+    """That the study was too short for."""
     lost: int = 0
     """Trials without an end, and epochs missing below a trial's last one."""
     duplicated: int = 0
@@ -92,7 +96,7 @@ class Outcome:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was lost, changed or done twice."""
-        wrong = (self.lost, self.duplicated, self.rungs_different)
+        wrong = (self.kills_left, self.lost, self.duplicated, self.rungs_different)
         return not any((*wrong, self.budget_off, self.values_different, self.places_different))
 
 
@@ -135,6 +139,7 @@ class Drill:
             if driver.poll() is None:
                 driver.kill()
                 driver.wait()
+        self.outcome.kills_left = len(kills)
         if driver.returncode != 0:
             self.outcome.details.append(f"the last driver left with {driver.returncode}")
             self.outcome.lost += 1
@@ -189,7 +194,9 @@ class Drill:
         found, trials = self.outcome, study.trials()
         found.trials = len(trials)
         found.epochs = sum(len(trial.epochs) for trial in trials)
-        found.attempts = len(study.record.attempts())
+        attempts = study.record.attempts()
+        found.attempts = len(attempts)
+        found.failed_attempts = sum(row["failure"] is not None for row in attempts)
         for trial in trials:
             if trial.outcome == "running":
                 found.lost += 1
@@ -203,6 +210,7 @@ class Drill:
         for event in study.record.events(kind="epoch"):
             told.setdefault((event.trial, event.epoch), set()).add(event.value)
         found.duplicated += sum(len(values) - 1 for values in told.values())
+        found.duplicated += abs(len(told) - found.epochs)
         derived = verify(study)
         if derived.difference is not None:
             found.rungs_different += 1

@@ -105,15 +105,15 @@ def test_workers_that_all_die_before_an_epoch_halt_the_search(
 ) -> None:
     study = make_study()
     driver = make_driver(study)
-    for _ in range(12):
+    for _ in range(6):
         driver.on_failure(hand_out(driver).trial, LOST)
-    assert driver.halted.startswith("12 workers in a row died before they finished an epoch: too")
+    assert driver.halted.startswith("6 workers in a row died before they finished an epoch: too")
     assert driver.next() is None and driver.interrupted
     # Nothing is lost: the trial that came last goes on with the study.
     assert hand_out(make_driver(study)).trial == study.record.attempts()[-1]["trial"]
     # An epoch in between shows that trainings are possible.
     driver = make_driver(make_study("other"))
-    for _ in range(11):
+    for _ in range(5):
         driver.on_failure(hand_out(driver).trial, LOST)
     trial = hand_out(driver).trial
     train(driver, trial, {1: 0.5})
@@ -221,31 +221,75 @@ def test_failures_are_verified_as_they_were_told(
     assert ends[:2] == [("failed", "bug"), ("infeasible", "out of memory")]
 
 
+class Clock:
+    """A clock that a test winds on, with a look for hung trials every ten seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def look_for(self, seconds: float, driver: Driver) -> dict[int, str]:
+        """Return who is hung after some time."""
+        until, found = self.now + seconds, dict[int, str]()
+        while self.now < until:
+            self.now = min(until, self.now + 10)
+            found = driver.hung()
+        return found
+
+
 def test_a_silent_trial_is_hung_after_what_was_learnt(
     make_study: MakeStudy, make_driver: MakeDriver, hand_out: HandOut, train: Train
 ) -> None:
-    now = [0.0]
-    study = make_study(max_epochs=3, asha={"enabled": False})
-    driver = make_driver(study, clock=lambda: now[0])
+    clock, study = Clock(), make_study(max_epochs=3, asha={"enabled": False})
+    driver = make_driver(study, clock=clock)
     trial = hand_out(driver).trial
-    now[0] = 1e6
-    assert driver.hung() == {}, "nothing is known yet"
+    assert clock.look_for(1790, driver) == {}, "nothing is known yet"
+    assert clock.look_for(20, driver) == {trial: "no epoch within 30 min"}
     driver.expect(study.trial(trial).multiply_adds, 30.0)
-    assert driver.hung() == {trial: "no epoch within 10 min"}
-    now[0] += 1
+    assert clock.look_for(1, driver) == {trial: "no epoch within 10 min"}
     train(driver, trial, {1: 0.5})  # took 1.5 s, but 30 were known to be possible
-    now[0] += 599
+    assert clock.look_for(599, driver) == {}
+    assert clock.look_for(2, driver) == {trial: "no epoch within 10 min"}
+
+
+def test_a_driver_that_was_suspended_takes_nobody_for_hung(
+    make_study: MakeStudy, make_driver: MakeDriver, hand_out: HandOut
+) -> None:
+    clock = Clock()
+    driver = make_driver(make_study(resources={"hang_seconds": 60.0}), clock=clock)
+    trial = hand_out(driver).trial
+    assert clock.look_for(50, driver) == {}
+    clock.now += 3600
     assert driver.hung() == {}
-    now[0] += 2
-    assert driver.hung() == {trial: "no epoch within 10 min"}
+    assert clock.look_for(20, driver) == {trial: "no epoch within 1 min"}
 
 
 def test_the_limit_of_a_hang_can_be_set(
     make_study: MakeStudy, make_driver: MakeDriver, hand_out: HandOut
 ) -> None:
-    now = [0.0]
-    study = make_study(resources={"hang_seconds": 5.0})
-    driver = make_driver(study, clock=lambda: now[0])
+    clock = Clock()
+    driver = make_driver(make_study(resources={"hang_seconds": 5.0}), clock=clock)
     trial = hand_out(driver).trial
-    now[0] = 5.5
-    assert driver.hung() == {trial: "no epoch within 5 s"}
+    assert clock.look_for(5.5, driver) == {trial: "no epoch within 5 s"}
+
+
+def test_a_trial_that_needs_all_memory_is_alone_also_when_it_is_promoted(
+    make_study: MakeStudy, make_driver: MakeDriver, hand_out: HandOut, train: Train
+) -> None:
+    study = make_study(max_epochs=9, budget={"trials": 12}, asha={"min_competitors": 1})
+    driver = make_driver(study, slots=2)
+    driver.on_failure(hand_out(driver).trial, Failure(kind="out of memory", reason="MemoryError"))
+    assert hand_out(driver).trial == 0
+    train(driver, 0, {1: 0.9})  # alone; it waits for others
+    driver = make_driver(study, slots=2)
+    one, two = hand_out(driver).trial, hand_out(driver).trial
+    train(driver, one, {1: 0.1})
+    three = hand_out(driver).trial
+    train(driver, two, {1: 0.1})
+    # Its promotion is due, and waits until nobody holds memory.
+    assert driver.next() is None
+    train(driver, three, {1: 0.1})
+    assert hand_out(driver).trial == 0
+    assert driver.next() is None

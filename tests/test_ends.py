@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,12 +28,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHECKOUT = Path(__file__).parent.parent
 SETTINGS = (
-    "data.synthetic_train=1800",
-    "data.synthetic_test=100",
-    "data.validation_images=300",
+    "data={synthetic_train: 1800, synthetic_test: 100, validation_images: 300, source: synthetic}",
+    "space={filters: {choice: [4, 6, 8]}, learning_rate: {float: [0.01, 0.1]}, batch_size: 50}",
     "points=[]",
     "baselines=[]",
-    "space={filters: {choice: [4, 8]}, learning_rate: 0.05, batch_size: 50}",
     "asha={grace_epochs: 50, reduction_factor: 2}",
     "final={seeds: 2, baseline_seeds: 1}",
     "resources={max_concurrent: 2, hang_seconds: 300}",
@@ -86,9 +83,8 @@ class Driver:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     """Return the folder that Ray's roots are made in."""
-    folder = Path(tempfile.mkdtemp(prefix="fs"))
-    yield folder
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="fs") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +132,6 @@ def resume(start: Callable[..., Driver], runs: Path, place: Path) -> Callable[..
         epochs = num_epochs(runs / "ended")
         command = ["resume", "ended"] if epochs else begin("ended", *SEARCHING)
         driver = start(*command, **options)
-        # Both slots are at work then, and a little later an epoch is half done.
         wait_for(lambda: num_epochs(runs / "ended") > epochs + 3, driver)
         assert len(list(place.iterdir())) == 1
         return driver
@@ -147,7 +142,7 @@ def resume(start: Callable[..., Driver], runs: Path, place: Path) -> Callable[..
 def begin(name: str, *settings: str) -> list[str]:
     """Return the command that begins a study."""
     pairs = [part for value in (*SETTINGS, *settings) for part in ("--set", value)]
-    return ["run", "--preset", "quickstart", "--data", "synthetic", "--name", name, *pairs]
+    return ["run", "--preset", "quickstart", "--name", name, *pairs]
 
 
 def wait_for(condition: Callable[[], object], driver: Driver) -> None:
@@ -235,10 +230,14 @@ def test_ctrl_c_again_and_again(resume: Callable[..., Driver], left: Callable[..
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
-def test_ray_is_killed(resume: Callable[..., Driver], left: Callable[..., str], name: str) -> None:
+def test_ray_is_killed(
+    resume: Callable[..., Driver], left: Callable[..., str], runs: Path, name: str
+) -> None:
     driver = resume()
     driver.member(name).kill()
-    left(driver, 1, f"error: Ray died (its {name} has ended)")
+    logs = runs / "ended" / "ray-logs"
+    left(driver, 1, f"error: Ray died (its {name} has ended; see {logs})")
+    assert (logs / "raylet.out").stat().st_size
 
 
 def test_ray_ends_the_driver_because_an_agent_was_killed(
@@ -296,6 +295,5 @@ def test_a_retraining_is_killed_and_then_interrupted(
     code, output = driver.end()
     assert (code, output.splitlines()[-1][:8]) == (130, "stopped;")
     assert "Traceback" not in output
-    study = open_study(folder)
-    assert study.state == "searched"
-    assert study.sessions.all()[-1]["ended_at"] is not None
+    assert open_study(folder).state == "searched"
+    assert open_study(folder).sessions.all()[-1]["ended_at"] is not None

@@ -81,6 +81,8 @@ def test_what_ray_says_of_a_dead_worker() -> None:
     assert kind("Task was killed due to the node running low on memory.") == "out of memory"
     assert kind("ray.exceptions.ObjectFreedError: Failed to retrieve") == "data unreadable"
     assert kind("") == "worker lost"
+    full = IMPORT + "OSError: [Errno 28] No space left on device"
+    assert kind(full) == "disk full"
     found = of_dead_worker(IMPORT, killed_for_memory=False)
     assert (found.kind, found.reason) == ("bug", "ModuleNotFoundError: No module named 'search'")
 
@@ -97,7 +99,7 @@ def test_the_same_bug_is_known_by_its_place_not_by_its_message() -> None:
 
 def test_patience_grows_with_the_network_and_with_what_was_seen() -> None:
     patience = Patience()
-    assert patience.seconds(10) == float("inf")
+    assert patience.seconds(10) == 1800.0
     patience.saw(1_000, 10.0)
     assert patience.seconds(1_000) == 200.0
     assert patience.seconds(3_000) == 600.0

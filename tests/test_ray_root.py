@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.ray_root import PLACE, ray_root, sweep
+from search.ray_root import PLACE, keep_logs, ray_root, sweep
 
 CHECKOUT = Path(__file__).parent.parent
 DRIVER = """
@@ -106,6 +106,18 @@ def test_what_a_sweep_that_was_broken_off_left_is_swept_again(place: Path) -> No
     (place / "fashion-search-123456" / "driver.lock").touch()
     assert len(sweep()) == 1
     assert not list(place.iterdir())
+
+
+def test_logs_are_kept_in_place_of_older_ones(place: Path, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with ray_root() as root:
+            logs = root / "session_2026-01-01" / "logs"
+            logs.mkdir(parents=True)
+            (logs / f"{text}.out").write_text(text)
+            (root / "session_latest").symlink_to(logs.parent)
+            keep_logs(root, tmp_path)
+    (kept,) = (tmp_path / "ray-logs").iterdir()
+    assert (kept.name, kept.read_text()) == ("second.out", "second")
 
 
 @pytest.mark.parametrize(

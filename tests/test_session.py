@@ -137,7 +137,7 @@ def test_nohup_is_respected(make_study: MakeStudy) -> None:
     ("requests", "expected"),
     [
         (["stop"], ["asked to by `stop`"]),
-        (["now"], ["KeyboardInterrupt"]),
+        (["now"], ["asked to by `stop`", "KeyboardInterrupt"]),
         (["stop", "now"], ["asked to by `stop`", "KeyboardInterrupt"]),
         (["stop", "stop"], ["asked to by `stop`", "KeyboardInterrupt"]),
         (["anything"], ["asked to by `stop`"]),
