@@ -87,6 +87,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if not number.isdecimal() or int(number) >= len(parameters):
             raise ValueError(f"optimizer state {key!r} belongs to no parameter of the network")
         parameter = parameters[int(number)]
+        if tensor.dtype != parameter.dtype:
+            raise ValueError(
+                f"optimizer state {key!r} is of {tensor.dtype}, its parameter of {parameter.dtype}"
+            )
         if tensor.shape == parameter.shape:
             # The fused kernels walk parameter and state side by side in memory: the state must be
             # laid out as its parameter is (channels last), not as the file has it.
@@ -97,5 +101,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
                 f"{tuple(parameter.shape)}"
             )
         state.setdefault(int(number), {})[name] = tensor
+    if len({frozenset(state.get(index, ())) for index in range(len(parameters))}) > 1:
+        raise ValueError("optimizer state is there for some parameters and not for others")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -91,7 +91,8 @@ def keep_logs(root: Path, study: Path) -> None:
     """
     kept = study / LOGS
     shutil.rmtree(kept, ignore_errors=True)
-    for logs in root.glob("session_*-*/logs"):  # not by way of the link to it
+    # Not by way of the link to it; and a study that was removed is not made again.
+    for logs in root.glob("session_*-*/logs") if study.is_dir() else ():
         try:
             shutil.copytree(logs, kept)
         except (OSError, shutil.Error):

@@ -104,6 +104,7 @@ class View:
                 begun[trial] = at
             else:  # one that a killed driver left open was seen last when the driver was
                 held += (end or max(seen, at)) - at
+        decisions = [row for row in decisions if row["trial"] in trials]
         rungs, paused = _decided(study, decisions)
         chances = {
             row["event"]: (row["trial"], row["value"])

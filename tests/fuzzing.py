@@ -29,8 +29,8 @@ INPUTS = {
     "data folders": 300,
     "checkpoints": 1200,
     "models to predict": 300,
-    "study.db": 200,
-    "study folders": 120,
+    "study.db": 80,
+    "study folders": 40,
 }
 """How many inputs each parser is given."""
 

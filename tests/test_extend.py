@@ -12,7 +12,8 @@ from model.train import EpochMetrics
 from search.driver import Driver
 from search.extend import Wish, extend
 from search.extension import taken_back
-from search.study import Study, StudyError, open_study
+from search.retrain import best_length, plan_final_models
+from search.study import Study, StudyError, best_of, open_study
 from search.verify import verify
 
 MakeStudy = Callable[..., Study]
@@ -126,6 +127,7 @@ def test_an_extension_that_died_half_way_is_made_up_for(
         extend(study, Wish(trials="+8"))
     monkeypatch.undo()
     study = open_study(study.folder)
+    assert study.state == "stopped", "`resume` searches on"
     assert study.config.budget.trials == 20, "the record counts, not the file"
     study = finish(study)
     assert len(study.trials()) == 20 and len(waiting) > 0
@@ -211,3 +213,14 @@ def test_what_is_no_extension_is_refused_and_changes_nothing(
 def test_a_longer_training_waits_for_the_end_of_the_search(make_study: MakeStudy) -> None:
     with pytest.raises(StudyError, match="the search of small has not ended; `resume small` first"):
         extend(make_study(), Wish(max_epochs=20))
+
+
+def test_a_winner_of_the_shorter_training_is_retrained_for_its_own_length(
+    make_study: MakeStudy, finish: Finish
+) -> None:
+    study = finish(make_study(asha={"enabled": False}, budget={"epochs": 13}))
+    study, _ = extend(study, Wish(max_epochs=20, trials="+2"))
+    best = best_of(study.trials())
+    assert best is not None and best.max_epochs == 9
+    lengths = {m.epochs for m in plan_final_models(study) if m.group == "winner"}
+    assert lengths == {best_length(best)} and max(lengths) <= 9

@@ -18,8 +18,8 @@ from model.train import Training
 from search import look
 from search.config import DataSection
 from search.config_file import load_config
-from search.final_metrics import write_metrics
-from search.look import bootstrap_interval, look_at_test
+from search.final_metrics import read_metrics, write_metrics
+from search.look import bootstrap_interval, look_at_test, was_opened_for_others
 from search.study import Study, StudyError, create
 
 CHECKOUT = Path(__file__).parent.parent
@@ -69,6 +69,23 @@ def test_a_second_look_needs_a_reason_and_marks_the_record(study: Study) -> None
     look_at_test(study, reason="final evaluation", break_seal="the export was wrong")
     second = study.record.looks()[1]
     assert (second["reason"], second["broke_seal"]) == ("the export was wrong", True)
+
+
+def test_a_look_whose_result_was_lost_on_its_way_to_the_file_is_no_second_one(
+    study: Study,
+) -> None:
+    final = study.folder / "final"
+    before = read_metrics(final)
+    shown = look_at_test(study, reason="final evaluation")["groups"]
+    write_metrics(final, before)  # as where the process died before it wrote
+    assert not was_opened_for_others(study)
+    assert look_at_test(study, reason="final", complete_last=True)["groups"] == shown
+    assert len(study.record.looks()) == 1
+    before["models"][0]["model_sha256"] = "0" * 64  # other models
+    write_metrics(final, before)
+    assert was_opened_for_others(study)
+    with pytest.raises(StudyError, match="--break-seal"):
+        look_at_test(study, reason="final", complete_last=True)
 
 
 def test_the_look_is_on_record_even_if_opening_the_images_fails(

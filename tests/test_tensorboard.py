@@ -10,8 +10,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.train import EpochMetrics
-from search.study import StudyError
-from search.tensorboard import VALUE, Curves
+from search.driver import Driver
+from search.failure import Failure
+from search.study import Study, StudyError
+from search.tensorboard import VALUE, Board, Curves
 
 MakeEpoch = Callable[..., EpochMetrics]
 
@@ -64,3 +66,19 @@ def test_a_full_disk_is_said_in_one_line_and_what_was_written_stays(
     again.add(make_epoch(written + 1, 0.5))
     again.close()
     assert read(disk / "t0000", VALUE)[-1] == (written + 1, 0.5)
+
+
+def test_a_trial_that_ends_while_it_waits_for_another_attempt_is_followed_to_its_end(
+    start_search: Callable[..., tuple[Study, Driver]],
+    train: Callable[[Driver, int, dict[int, float]], list[str]],
+    tmp_path: Path,
+) -> None:
+    board = Board(tmp_path / "curves", max_blocks=2)
+    study, driver = start_search(
+        slots=2, observers=[board], budget={"epochs": 1}, asha={"enabled": False}
+    )
+    driver.on_failure(0, Failure(kind="worker lost", reason="the worker process died"))
+    train(driver, 1, {1: 0.5})
+    assert driver.next() is None
+    assert [trial.outcome for trial in study.trials()] == ["pruned", "pruned"]
+    board.close()

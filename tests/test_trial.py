@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from model.checkpoint import CheckpointError
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from search.assignment import Assignment
 from search.bridge import as_config
+from search.checkpoints import found
 from search.config import DataSection
 from search.dataset import load_images
 from search.trial import TrialWorker
@@ -79,3 +82,29 @@ def test_an_error_in_the_worker_is_reported_not_raised(assignment: dict[str, Any
     assert report["trial"] == 7
     assert report["metrics"] is None
     assert json.loads(report["failure"])["reason"].startswith("NotADirectoryError")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "bug"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+    ],
+    ids=["the disk", "no memory"],
+)
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_given_up(
+    assignment: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str
+) -> None:
+    _worker(assignment).step()
+    (before,) = found(Path(assignment["folder"]))
+
+    def fail(path: Path, device: object) -> None:
+        raise CheckpointError(f"{path} cannot be read") from error
+
+    # What a disk or a system does in such a moment cannot be had here.
+    monkeypatch.setattr("search.trial.load_checkpoint", fail)
+    told = _worker(assignment | {"from_epoch": 1}).step()
+    assert json.loads(told["failure"])["kind"] == kind
+    monkeypatch.undo()
+    assert found(Path(assignment["folder"])) == [before]
+    assert _worker(assignment | {"from_epoch": 1}).step()["metrics"]["epoch"] == 2
