@@ -157,7 +157,10 @@ def status(
         opened = open_named(study, runs)
         show(summarise(opened), as_json, lambda: status_table(opened))
         return
-    found = sorted(path.parent for path in absolute(runs).glob("*/config.yaml"))
+    files = (
+        path for name in ("config.yaml", "study.db") for path in absolute(runs).glob(f"*/{name}")
+    )
+    found = sorted({path.parent for path in files})
     summaries = []
     for folder in found if as_json else ():
         try:

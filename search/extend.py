@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from search.budget import describe
 from search.config import StudyConfig
 from search.config_file import dump_config
 from search.extension import Extension, as_extended, may_go_on
@@ -22,9 +23,12 @@ from search.view import View
 from search.whole_file import write_text
 from search.words import plural
 
+_ENDS = ("trials", "epochs", "seconds", "device_hours")
 _AGAIN = 4
 """Best configurations that a longer training begins with."""
-_AMOUNT = re.compile(r"(\+?)(\d+(?:\.\d+)?)")
+_AMOUNT = re.compile(r"(\+?)(\d{1,12}(?:\.\d{1,6})?)")
+_MOST = 1e9
+"""Of any limit: more is a slip of the finger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,11 +91,19 @@ def _budget(study: Study, wish: Wish, more_trials: int, said: list[str]) -> dict
     }
     if wished["seconds"] is not None:
         wished["seconds"] *= 60
-    if wished["trials"] is None and more_trials:
+    met = [use.limit for use in view.budget(now) if use.share >= 1]
+    others = {k for k, v in budget.items() if k in _ENDS and v is not None and k not in met}
+    if wished["trials"] is None and more_trials and (limits.trials is not None or not others):
         wished["trials"] = max(limits.trials or 0, view.num_asked) + more_trials
-    if not any(value is not None for value in wished.values()):
+    wished_keys = {key for key, value in wished.items() if value is not None}
+    if not wished_keys:
         return budget
     for key, value in wished.items():
+        if value is not None and budget[key] is None and others - wished_keys:
+            raise StudyError(
+                f"{study.name} has no limit of {key}, so a new one could only end it earlier; its"
+                f" budget is {describe(limits)}: raise that"
+            )
         if value is not None:
             budget[key] = value if key == "seconds" else int(value)
             said.append(f"budget.{key} is {budget[key]:,} now")
@@ -108,9 +120,13 @@ def _raised(option: str, wished: str | None, limit: float | None, used: float) -
     if wished is None:
         return None
     match = _AMOUNT.fullmatch(wished)
-    if match is None or float(match[2]) == 0:
-        raise StudyError(f"{option} {wished!r} is no number; give +50 for more, or 200 for in all")
+    if match is None or float(match[2]) == 0 or (option != "--minutes" and "." in wished):
+        raise StudyError(
+            f"{option} {wished!r} is no number above 0; give +50 for more, or 200 for in all"
+        )
     base = max(limit or 0, used)
+    if base + float(match[2]) > _MOST:
+        raise StudyError(f"{option} {wished} is more than the {_MOST:,.0f} that a limit may be")
     if match[1]:
         return base + float(match[2])
     if float(match[2]) <= base:

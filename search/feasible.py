@@ -85,7 +85,7 @@ def given_again(
         config: The study's settings now.
         shape: Of the images.
     """
-    origin = f"trial {number} again, for longer"
+    origin = f"t{number:04d} again, for longer"
     if values:
         return Given(origin=origin, values=values)
     old = Configuration.from_dict(configuration)

@@ -29,21 +29,20 @@ def was_opened_for_others(study: Study) -> bool:
     return bool(seen) and all(look["models"] != now for look in seen)
 
 
-def look_at_test(
-    study: Study, *, reason: str, break_seal: str | None = None, complete_last: bool = False
-) -> dict[str, Any]:
+def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) -> dict[str, Any]:
     """Evaluate every retrained model on the test images; return and write final/metrics.json.
 
-    The look is recorded before the images are opened. Predictions are kept in
-    final/<model>/test.npz: `logits` (N, K) float32 and `labels` (N,) int64. The images the first
-    model misjudged most surely are kept in its worst.npz, for the report.
+    The look is recorded before the images are opened. Where the very same models were looked at
+    before, and what was seen is not there any more (the process died before it was written, or they
+    were trained again with the same seeds), they are measured again: that is no further look.
+
+    Predictions are kept in final/<model>/test.npz: `logits` (N, K) float32 and `labels` (N,) int64.
+    The images the first model misjudged most surely are kept in its worst.npz, for the report.
 
     Args:
         study: A study whose final models are trained.
         reason: Why the test set is opened, for the record.
         break_seal: Why it is opened again; without it a second look is refused.
-        complete_last: Where the very same models were looked at before, and the process died before
-            all was written: do that again, which is no further look.
 
     Raises:
         StudyError: There are no final models, or the test set was looked at before.
@@ -52,7 +51,8 @@ def look_at_test(
     if not metrics:
         raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")
     seen, models = _looks(study), _models(metrics)
-    is_same = complete_last and any(look["models"] == models for look in seen)
+    lost = break_seal is None and "groups" not in metrics
+    is_same = lost and any(look["models"] == models for look in seen)
     if seen and break_seal is None and not is_same:
         raise StudyError(
             f"this study looked at the test set {plural(len(seen), 'time')} before; a further look"

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from data.plain_file import open_plain
 from search.report_audit import audit_figures
 from search.report_course import course_figures
 from search.report_facts import MOST_FAILURES, MOST_ROWS, gather
@@ -144,7 +145,7 @@ def _drawn(path: Path, names: list[str]) -> list[dict[str, Any]]:
     from PIL import Image
 
     found = []
-    with np.load(path, allow_pickle=False) as kept:
+    with open_plain(path) as file, np.load(file, allow_pickle=False) as kept:
         if sum(part.file_size for part in kept.zip.infolist()) > _MOST_KEPT:
             raise ValueError(f"it unpacks to more than {_MOST_KEPT} bytes")
         rows = zip(
@@ -155,15 +156,15 @@ def _drawn(path: Path, names: list[str]) -> list[dict[str, Any]]:
             if label == answer:
                 continue  # so few mistakes that right answers were kept too
             image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-            file = io.BytesIO()
-            image.save(file, "PNG", optimize=True)
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG", optimize=True)
             found.append(
                 {
                     "true": names[int(label)],
                     "answer": names[int(answer)],
                     "share": float(shares[int(answer)]),
                     "share_of_true": float(shares[int(label)]),
-                    "png": base64.b64encode(file.getvalue()).decode("ascii"),
+                    "png": base64.b64encode(buffer.getvalue()).decode("ascii"),
                 }
             )
     return found

@@ -39,7 +39,7 @@ def rung_facts(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "decisions": decisions,
         "rungs": rows if any(row["reached"] for row in rows) else [],
-        "stops": sorted(stops, key=lambda d: (-d["rung"], -d["value"], d["trial"])),
+        "stops": sorted(stops, key=lambda d: (-d["rung"], -(d["value"] or 0.0), d["trial"])),
     }
 
 

@@ -75,7 +75,8 @@ def _train(
         device=device,
     )
     train, validation = as_tensors(images.train, device), as_tensors(images.validation, device)
-    yield from fit(training, train, validation, until=epochs)
+    whole = configuration.training.epochs
+    yield from fit(training, train, validation, until=min(epochs or whole, whole))
 
 
 def _compared(trial: Trial, metrics: EpochMetrics) -> str:

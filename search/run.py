@@ -108,7 +108,7 @@ def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
                 f' if they must be: python -m search evaluate {study.name} --break-seal "reason"\n'
             )
         else:
-            evaluate_study(study, complete_last=True)
+            evaluate_study(study)
         report_study(study)  # the answer is there, whatever happens to the export
     if study.config.final.export and not _is_exported(study):
         export_study(study)
@@ -164,16 +164,13 @@ def is_retrained(study: Study) -> bool:
     )
 
 
-def evaluate_study(
-    study: Study, *, break_seal: str | None = None, complete_last: bool = False
-) -> dict[str, Any]:
+def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, Any]:
     """Look at the test set, see `look_at_test`, and return final/metrics.json."""
     with session(study, "evaluate"):
         return look_at_test(
             study,
             reason="final evaluation",
             break_seal=break_seal,
-            complete_last=complete_last,
         )
 
 

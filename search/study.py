@@ -219,8 +219,8 @@ def open_study(folder: Path) -> Study:
         raise StudyError(f"{folder} holds no study (config.yaml and study.db); see `status`")
     if not (folder / "config.yaml").is_file():
         raise StudyError(
-            f"{folder} was not made to its end, or has lost its config.yaml; put that back, or"
-            " remove the folder and begin again"
+            f"{folder} has no config.yaml: put that back, as its report.html shows it, or remove"
+            " the folder if it was not made to its end"
         )
     url = None if here else _saved_config(folder).storage
     try:

@@ -65,7 +65,7 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
 
 def summary(study: Study) -> RenderableType:
     """Return what a study found: the answer, what it cost, and where everything is."""
-    from search.result import build_result
+    from search.result import build_result, final_metrics
 
     result = build_result(study)
     final = result["final"]
@@ -74,7 +74,10 @@ def summary(study: Study) -> RenderableType:
         answer.add_row(Text("CAUTION", style="reverse"), Text(caution, style="bold yellow"))
     parts: list[RenderableType] = [answer]
     if final is None:
-        answer.add_row("Test", "not measured: there are no retrained models yet")
+        why = "there are no retrained models yet"
+        if study.record.looks() and final_metrics(study):
+            why = "the test images were opened before, for other final models"
+        answer.add_row("Test", f"not measured: {why}")
     else:
         text = Text(percent(final["test_accuracy"]), style="bold green")
         text.append(f", 95 % interval {_range(final['ci95'])}; {plural(final['seeds'], 'seed')}")

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psutil
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,8 @@ TABLE: list[str] = []
 """What was tried, a line a parser; printed when the tests are done."""
 
 _TIMES = int(os.environ.get("FUZZ_EXAMPLES", "1"))
+LIMIT = pytest.mark.timeout(300 * _TIMES)
+"""For modules of fuzz tests: how long pytest lets one of them take."""
 _HANG_SECONDS = 30.0  # a parser that takes longer hangs, however busy the machine
 _MEMORY = 2 << 30  # bytes of address space that a parser may take on top of what is there
 _LONGEST_LINE = 500

@@ -228,3 +228,12 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"shoe/broken\.jpeg: cannot be read"):
         load_folder(tmp_path, "train", image_size=8, colour=False)
+
+
+def test_refuses_more_images_than_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_set(tmp_path, {"bag": 2, "shoe": 2}, {})
+    monkeypatch.setattr("data.memory.available_memory", lambda: 4 * 8 * 8 - 1)
+    with pytest.raises(DataError, match=r"needs 0\.0 GB of memory, but .* use fewer or smaller"):
+        load_folder(tmp_path, "train", image_size=8, colour=False)

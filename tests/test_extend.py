@@ -145,7 +145,7 @@ def test_a_longer_training_begins_with_the_best_anew(make_study: MakeStudy, fini
     trials = study.trials()
     assert len(trials) == 22
     for old, new in zip(best, trials[12:16], strict=True):
-        assert new.origin == f"trial {old.number} again, for longer"
+        assert new.origin == f"{old.name} again, for longer"
         assert old.configuration is not None and new.configuration is not None
         assert new.configuration["network"] == old.configuration["network"]
     assert {trial.max_epochs for trial in trials[:12]} == {9}
@@ -191,8 +191,11 @@ def test_limits_that_were_met_are_dropped_and_named(make_study: MakeStudy, finis
     ("wish", "message"),
     [
         (Wish(), "nothing is asked for; give --trials +50"),
-        (Wish(trials="many"), "--trials 'many' is no number; give +50 for more, or 200 for in all"),
-        (Wish(trials="+0"), "--trials '+0' is no number"),
+        (Wish(trials="many"), "--trials 'many' is no number above 0; give +50 for more, or 200"),
+        (Wish(trials="+0"), "--trials '+0' is no number above 0"),
+        (Wish(trials="+4.5"), "--trials '+4.5' is no number above 0"),
+        (Wish(trials="99999999999"), "--trials 99999999999 is more than the 1,000,000,000 that a"),
+        (Wish(minutes="+9" + "9" * 30), "--minutes '+99999"),
         (Wish(trials="12"), "--trials 12 is no more than the 12 that are allowed or used"),
         (Wish(max_epochs=5), "--max-epochs 5 is less than the 9 of small"),
         (Wish(max_epochs=9), "nothing is asked for"),
@@ -224,3 +227,11 @@ def test_a_winner_of_the_shorter_training_is_retrained_for_its_own_length(
     assert best is not None and best.max_epochs == 9
     lengths = {m.epochs for m in plan_final_models(study) if m.group == "winner"}
     assert lengths == {best_length(best)} and max(lengths) <= 9
+
+
+def test_a_limit_that_would_end_a_study_earlier_is_refused(make_study: MakeStudy) -> None:
+    study = make_study(budget={"trials": 12})
+    with pytest.raises(StudyError, match="small has no limit of epochs, so a new one could only"):
+        extend(study, Wish(epochs="+2"))
+    study, _ = extend(study, Wish(trials="+2"))
+    assert study.config.budget.trials == 14

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzzing import Tally, fuzz
+from fuzzing import LIMIT, Tally, fuzz
 from hypothesis import strategies as st
 
 from search.config import StudyConfig
 from search.config_file import ConfigError, dump_config, load_config
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = LIMIT
 
 GOOD = """\
 study: mine

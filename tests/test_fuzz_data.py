@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import Tally, damaged, fuzz
+from fuzzing import LIMIT, Tally, damaged, fuzz
 from hypothesis import strategies as st
 
 from data.idx import read_idx
 from data.images import DataError, ImageShape
 from data.tabular import read_csv, read_pixels
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = LIMIT
 
 SHAPE = ImageShape(channels=1, height=2, width=3, num_classes=4)
 _AXES = st.sampled_from([0, 1, 2, 3, 5, 255, 256, 2**31 - 1, 2**31, 2**32 - 1])

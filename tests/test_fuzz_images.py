@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import Tally, damaged, fuzz
+from fuzzing import LIMIT, Tally, damaged, fuzz
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,7 +21,7 @@ from data.images import DataError, ImageShape
 from data.one_line import is_text
 from data.source import DataSpec, load_test, load_train
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = LIMIT
 
 SHAPES = [ImageShape(channels=channels, height=9, width=8, num_classes=2) for channels in (1, 3)]
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 16, 4), dtype=np.uint8)

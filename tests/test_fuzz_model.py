@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fuzzing import Tally, damaged, fuzz
+from fuzzing import LIMIT, Tally, damaged, fuzz
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,7 +27,7 @@ from model.train import Training, fit
 from search.predict import find_model, predict
 from search.study import StudyError
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread")]
+pytestmark = [LIMIT, pytest.mark.usefixtures("one_thread")]
 
 SHAPE = ImageShape(channels=1, height=6, width=5, num_classes=3)
 CLASSES = ("coat", "bag", "boot")
@@ -233,6 +234,61 @@ def test_a_network_larger_than_its_file_is_refused_before_it_is_built(
     write_tensors(tmp_path / "f", header, values)
     with pytest.raises(CheckpointError, match=r"its network has .* parameters, but it holds"):
         load_model(tmp_path / "f", "cpu")
+
+
+def test_a_network_for_images_that_no_memory_holds_is_refused_before_they_are_read(
+    tmp_path: Path,
+) -> None:
+    config = Configuration(
+        network=NetworkConfig(filters=(2,), head="average"),  # of one size for images of any
+        training=TrainingConfig(epochs=1, learning_rate=0.1),
+    )
+    save_model(
+        Training.start(config, SHAPE, [90.0], [50.0], 7, "cpu"),
+        tmp_path / "f",
+        classes=CLASSES,
+        metrics={},
+    )
+    header, values = read_tensors(tmp_path / "f")
+    header["shape"] |= {"height": 10**6, "width": 10**6}
+    write_tensors(tmp_path / "f", header, values)
+    Image.new("L", (5, 6)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: needs .* GB of memory"):
+        predict(find_model(tmp_path / "f"), [tmp_path / "a.png"], top=1)
+
+
+def test_a_model_that_diverged_labels_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+    header, values = read_tensors(files["model"])
+    values["model.classifier.bias"] = torch.full((3,), torch.nan)
+    write_tensors(tmp_path / "f", header, values)
+    Image.new("L", (5, 6)).save(tmp_path / "a.png")
+    with pytest.raises(StudyError, match="its training diverged"):
+        predict(find_model(tmp_path / "f"), [tmp_path / "a.png"], top=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("optimizer.0.exp_avg"), "for some parameters and not for others"),
+        (
+            lambda state: state.update(
+                {"optimizer.0.exp_avg": state["optimizer.0.exp_avg"].half()}
+            ),
+            "'0.exp_avg' is of torch.float16, its parameter of torch.float32",
+        ),
+    ],
+)
+def test_half_the_state_of_an_optimizer_is_refused(
+    files: dict[str, Path],
+    tmp_path: Path,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    message: str,
+) -> None:
+    header, values = read_tensors(files["checkpoint"])
+    change(values)
+    write_tensors(tmp_path / "f", header, values)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "f", "cpu")
 
 
 @pytest.mark.parametrize("at", ["open", "fsync", "replace"])

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import Tally, damaged, fuzz
+from fuzzing import LIMIT, Tally, damaged, fuzz
 from hypothesis import strategies as st
 from rich.console import Console
-from sick_study import finished
+from sick_study import copied, finished
 
 from search.config import StudyConfig
 from search.final_metrics import read_metrics, write_metrics
 from search.report_facts import gather
 from search.result import build_result, summarise
+from search.stop import take_request
 from search.storage import engine_of
 from search.study import StorageError, StudyError, open_study
 from search.summary import status_table, studies_table
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("one_thread")]
+pytestmark = [LIMIT, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +102,8 @@ def test_a_damaged_database_is_read_whole_or_refused_in_one_line(
     def check(tally: Tally, draw: Any) -> None:
         way = draw(st.sampled_from(["bytes", "pages", "cell", "cell", "cut", "log", "other"]))
         stored = content
-        for log in ("study.db-wal", "study.db-shm"):
-            (place / log).unlink(missing_ok=True)
+        for name in ("study.db", "study.db-wal", "study.db-shm"):
+            (place / name).unlink(missing_ok=True)  # a new file: nobody has it open
         if way == "bytes":
             stored = draw(damaged(content, (100, 4096), most=20))
         elif way == "pages":  # a page that never reached the disk, or another page in its place
@@ -142,6 +143,46 @@ def test_the_database_of_another_program_is_left_as_it_is(whole: Path, tmp_path:
     with pytest.raises(StorageError, match="not made to its end, or by another program"):
         open_study(place)
     assert (place / "study.db").read_bytes() == before
+
+
+_ODD_CELLS = {
+    "UPDATE fs_epoch SET val_accuracy = x'ff00' WHERE trial = 1": "val_accuracy of type bytes",
+    "UPDATE fs_session SET started_at = 'soon'": "started_at of type str",
+    "UPDATE trials SET number = -1 WHERE number = 0": "trial 0 has the number -1",
+    "UPDATE trial_user_attributes SET value_json = '-1' WHERE key = 'origin'": "origin of trial",
+    "UPDATE trial_user_attributes SET value_json = '{\"a\"' WHERE key = 'origin'": "delimiter",
+    "UPDATE trial_user_attributes SET value_json = replace(value_json, 'dropout', 'drapout')"
+    " WHERE key = 'configuration'": "no setting 'block_drapouts'",
+    "UPDATE trials SET state = 'PRU ED'": "not among the defined enum values",
+    "UPDATE study_user_attributes SET value_json = '\"lost\"' WHERE key = 'state'": "'lost'",
+}
+
+
+@pytest.mark.parametrize("statement", _ODD_CELLS, ids=lambda text: text[7:40])
+def test_a_value_that_was_never_written_is_told_as_damage(
+    whole: Path, tmp_path: Path, statement: str
+) -> None:
+    place = copied(whole, tmp_path / "study", statement)
+    with pytest.raises(StorageError, match="holds what was never written") as caught:
+        read_all(place)
+    assert _ODD_CELLS[statement] in str(caught.value)
+    assert "`doctor study`" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["trial = -1", "value = NULL"])
+def test_a_decision_of_no_trial_or_without_a_value_hides_no_other(
+    whole: Path, tmp_path: Path, change: str
+) -> None:
+    statement = f"UPDATE fs_decision SET {change} WHERE id = 1"
+    assert read_all(copied(whole, tmp_path / "study", statement))
+
+
+def test_a_request_to_stop_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".stop")
+    assert take_request(tmp_path) == ""
+    (tmp_path / ".stop").unlink()
+    (tmp_path / ".stop").write_text("now\n")
+    assert take_request(tmp_path) == "now"
 
 
 _FILES = [

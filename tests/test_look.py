@@ -79,13 +79,13 @@ def test_a_look_whose_result_was_lost_on_its_way_to_the_file_is_no_second_one(
     shown = look_at_test(study, reason="final evaluation")["groups"]
     write_metrics(final, before)  # as where the process died before it wrote
     assert not was_opened_for_others(study)
-    assert look_at_test(study, reason="final", complete_last=True)["groups"] == shown
+    assert look_at_test(study, reason="final")["groups"] == shown
     assert len(study.record.looks()) == 1
     before["models"][0]["model_sha256"] = "0" * 64  # other models
     write_metrics(final, before)
     assert was_opened_for_others(study)
     with pytest.raises(StudyError, match="--break-seal"):
-        look_at_test(study, reason="final", complete_last=True)
+        look_at_test(study, reason="final")
 
 
 def test_the_look_is_on_record_even_if_opening_the_images_fails(

@@ -159,7 +159,7 @@ def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) 
 
 
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read .Is a directory"):
+    with pytest.raises(CheckpointError, match=r"cannot be read .Is a directory"):
         load_checkpoint(tmp_path, "cpu")
 
 

@@ -27,7 +27,7 @@ from search.report import count, duration, interval, percent, plain, short, writ
 from search.report_facts import gather
 from search.report_space import Axis
 from search.settle import settle
-from search.study import Study, best_of, create, open_study
+from search.study import Study, StudyError, best_of, create, open_study
 
 EVIL = "<script>alert('x')</script>"
 CLASSES = ("shirt", EVIL, "a|b `c`")
@@ -429,6 +429,19 @@ def test_a_broken_seal_is_said_beside_the_answer(at_stage: Callable[..., Study])
     for content in (page, text):
         assert "The seal of the test set was broken: it was looked at 2 times" in content
         assert "the export was wrong" in content
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
+def test_damaged_images_of_mistakes_are_named_with_what_to_do(
+    at_stage: Callable[..., Study], content: bytes
+) -> None:
+    study = at_stage(retrain, look)
+    path = study.folder / "final" / "winner-s0" / "worst.npz"
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match=r"worst\.npz is not what was written .* remove it"):
+        write_report(study)
+    path.unlink()
+    assert write_report(study).is_file()
 
 
 def test_a_winner_that_was_overtaken_is_said(at_stage: Callable[..., Study]) -> None:

@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, make_config: Ma
 def test_a_folder_without_its_files_is_no_study(make_study: MakeStudy, missing: str) -> None:
     folder = make_study().folder
     (folder / missing).unlink()
-    told = {"config.yaml": "has lost its config.yaml; put that back", "study.db": "holds no study"}
+    told = {"config.yaml": "has no config.yaml: put that back", "study.db": "holds no study"}
     with pytest.raises(StudyError, match=told[missing]):
         open_study(folder)
 
@@ -161,7 +161,7 @@ def test_a_study_that_was_not_made_to_its_end_is_refused(
     with pytest.raises(KeyboardInterrupt):
         create(make_config(), tmp_path / "half", facts={"data": {}}, environment={})
     assert len(noted) == attributes
-    with pytest.raises(StudyError, match="half was not made to its end, or has lost"):
+    with pytest.raises(StudyError, match=r"half has no config.yaml: put that back"):
         open_study(tmp_path / "half")
 
 
@@ -482,6 +482,6 @@ def test_who_looks_while_a_study_is_made_sees_none_and_does_not_disturb(
         over.set()
         reader.join()
     assert study.noted("a") == 1
-    told = ("holds no study", "was not made to its end", "made")
+    told = ("holds no study", "has no config.yaml", "made")
     assert all(any(part in text for part in told) for text in seen)
     assert len(seen) > 1
