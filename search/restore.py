@@ -132,10 +132,10 @@ def restore(
     Our own tables are written before Optuna's, but for a proposal, which Optuna numbers; a driver
     that was killed in between left one of them behind.
     """
-    _complete_reopening(study, ledger)
-    trials = study.trials()
+    # Once: with a thousand trials that wait, Optuna takes seconds to read them.
+    made = _complete_reopening(study, ledger)
+    trials = study.trials(made)
     _complete_events(study, trials)
-    made = study.optuna.get_trials()
     ended = _replay(study, trials, made, strategy, budget, shape)
     attempts = study.record.attempts()
     for attempt in attempts:
@@ -181,15 +181,19 @@ def _complete_events(study: Study, trials: list[Trial]) -> None:
             study.record.add_event("proposed", trial.number)
 
 
-def _complete_reopening(study: Study, ledger: Ledger) -> None:
-    """Let trials run again in Optuna's tables whose end was taken back and not made up for."""
+def _complete_reopening(study: Study, ledger: Ledger) -> list[FrozenTrial]:
+    """Let trials run again in Optuna's tables whose end was taken back and not made up for.
+
+    Returns all trials as Optuna has them then.
+    """
     events = study.record.events()
     back = taken_back(events)
     ended = {event.trial: event.id for event in events if event.kind == "ended"}
-    states = study.optuna.get_trials(deepcopy=False)
-    for trial, event in ended.items():
-        if event in back and states[trial].state.is_finished():
-            ledger.reopen(trial)
+    made = study.optuna.get_trials(deepcopy=False)
+    over = [n for n, event in ended.items() if event in back and made[n].state.is_finished()]
+    for trial in over:
+        ledger.reopen(trial)
+    return study.optuna.get_trials(deepcopy=False) if over else made
 
 
 def _complete_values(trial: Trial, told: Mapping[int, float], ledger: Ledger) -> None:

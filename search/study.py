@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -159,16 +159,15 @@ class Study:
         key = storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
         return _view(storage.get_trial(key), tuple(self.record.epochs(number)))
 
-    def trials(self) -> list[Trial]:
-        """Return every trial, by number."""
+    def trials(self, frozen: Sequence[FrozenTrial] | None = None) -> list[Trial]:
+        """Return every trial, by number; from `frozen`, where Optuna's were read just now."""
         epochs: dict[int, list[EpochRow]] = {}
         with as_written(self.folder):
+            if frozen is None:
+                frozen = self.optuna.get_trials(deepcopy=False)
             for row in self.record.epochs():
                 epochs.setdefault(row.trial, []).append(row)
-            return [
-                _view(frozen, tuple(epochs.get(frozen.number, ())))
-                for frozen in sound(self.optuna.get_trials(deepcopy=False))
-            ]
+            return [_view(trial, tuple(epochs.get(trial.number, ()))) for trial in sound(frozen)]
 
 
 def create(

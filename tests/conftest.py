@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section("fuzzed inputs")
         terminalreporter.write("".join(f"{line}\n" for line in lines))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hang_up() -> Iterator[None]:
+    """Let SIGHUP end what tests start: `nohup` has it ignored, and that is inherited."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)
