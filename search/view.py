@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.budget import Budget, Use, worth
-from search.extension import taken_back
 from search.lock import is_alive
 from search.words import data_caution, data_line
 
@@ -82,6 +81,8 @@ class View:
     @classmethod
     def of(cls, study: Study) -> View:
         """Read everything from the study's record."""
+        from search.extension import taken_back
+
         record, sessions, decisions = (
             study.record,
             study.sessions.all(),

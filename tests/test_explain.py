@@ -234,9 +234,8 @@ def test_every_kind_of_end_is_told(make_study: MakeStudy, play: Callable[..., Dr
     assert "Not ranked: it is infeasible and cannot win." in diverged
     assert "in percent: 1: 50.00, 2: -." in diverged
     failed = told(study, "2")
-    assert "End        Failed: ValueError: too small." in failed.replace(
-        "End       ", "End        "
-    )
+    assert "End       Failed (bug): ValueError: too small." in failed
+    assert "see it with: reproduce small t0002" in failed
     assert "Traceback (most recent call last):" in failed
     assert "\x1b" not in failed
     lost = told(study, "3")
