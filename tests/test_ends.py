@@ -170,7 +170,7 @@ def left(runs: Path, place: Path) -> Callable[..., str]:
         if last:
             line = f"{last}; resume with: python -m search resume ended"
             # Not always the last one: the search may say a line more until it is ended.
-        assert line in output.strip().splitlines()[-3:], output
+            assert line in output.strip().splitlines()[-3:], output
         assert "Traceback" not in output
         study = open_study(runs / "ended")
         assert study.state == "stopped"
