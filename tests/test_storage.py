@@ -210,7 +210,7 @@ def test_a_study_that_finds_no_room_leaves_nothing(
         begin(disk / "small")
     assert list(disk.iterdir()) == []
     (disk / "ballast").write_bytes(bytes(128 << 10))
-    with pytest.raises(StudyError, match=r"small cannot be made: No space left on device"):
+    with pytest.raises(StudyError, match=r"small is full: free some space, and try again"):
         begin(disk / "small")
     assert [path.name for path in disk.iterdir()] == ["ballast"]
 
