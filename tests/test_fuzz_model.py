@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -289,24 +288,3 @@ def test_half_the_state_of_an_optimizer_is_refused(
     write_tensors(tmp_path / "f", header, values)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "f", "cpu")
-
-
-@pytest.mark.parametrize("at", ["open", "fsync", "replace"])
-def test_a_full_disk_is_known_by_its_number_and_leaves_the_old_file(
-    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    path = tmp_path / "m.safetensors"
-    shutil.copy(files["model"], path)
-    loaded = load_model(path, "cpu")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    where = {"open": "pathlib.Path.open", "fsync": "os.fsync", "replace": "pathlib.Path.replace"}
-    with monkeypatch.context() as patch:
-        patch.setattr(where[at], full)
-        with pytest.raises(OSError) as caught:
-            save_model(loaded, path, classes=CLASSES, metrics={"more": 1})
-    assert caught.value.errno == errno.ENOSPC
-    assert list(tmp_path.iterdir()) == [path]
-    assert load_model(path, "cpu").metrics == {}

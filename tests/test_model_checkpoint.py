@@ -1,5 +1,6 @@
 """A network file gives back what was saved, or says in one line why it cannot."""
 
+import errno
 import json
 import struct
 from pathlib import Path
@@ -109,17 +110,20 @@ def test_a_loaded_model_is_saved_again_as_the_same_bytes(
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.parametrize("at", ["pathlib.Path.open", "os.fsync", "pathlib.Path.replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_other(
-    training: Training, saved: Path, monkeypatch: pytest.MonkeyPatch
+    training: Training, saved: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     before = saved.read_bytes()
 
-    def full_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(training, saved, {"other": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(at, full_disk)
+        with pytest.raises(OSError, match="No space left") as caught:
+            save_checkpoint(training, saved, {"other": 1})
+    assert caught.value.errno == errno.ENOSPC
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
