@@ -32,9 +32,9 @@ def was_opened_for_others(study: Study) -> bool:
 def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) -> dict[str, Any]:
     """Evaluate every retrained model on the test images; return and write final/metrics.json.
 
-    The look is recorded before the images are opened. Where the very same models were looked at
-    before, and what was seen is not there any more (the process died before it was written, or they
-    were trained again with the same seeds), they are measured again: that is no further look.
+    The look is recorded before the images are opened. Where the very same files were looked at
+    before, and the process died before what was seen was written, they are measured again: that is
+    no further look.
 
     Predictions are kept in final/<model>/test.npz: `logits` (N, K) float32 and `labels` (N,) int64.
     The images the first model misjudged most surely are kept in its worst.npz, for the report.
