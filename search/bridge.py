@@ -21,6 +21,7 @@ from model.train import EpochMetrics
 from search.assignment import Assignment
 from search.driver import Driver
 from search.failure import Failure, of_dead_worker
+from search.study import trial_name
 from search.trial import FAILURE, METRICS, REMARK, TRIAL
 
 
@@ -155,8 +156,8 @@ class HangWatch(Callback):
             if actor is None:
                 # Tune would wait for ever, and has no way to give it up.
                 self._searcher.error = ValueError(
-                    f"Ray starts no worker for t{number:04d} ({hung[number]}): too little memory,"
-                    " or the machine is overloaded; resume when that is mended"
+                    f"Ray starts no worker for {trial_name(number)} ({hung[number]}): too little"
+                    " memory, or the machine is overloaded; resume when that is mended"
                 )
                 raise self._searcher.error
             self._scheduler.hung[trial.trial_id] = hung[number]

@@ -6,7 +6,6 @@ absolute here, once.
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from pathlib import Path
@@ -31,6 +30,7 @@ from search.cli_options import (
     verbosity,
 )
 from search.cli_results import results
+from search.whole_file import is_disk_full
 
 app = typer.Typer(
     name="search",
@@ -186,7 +186,7 @@ def main() -> None:
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and is_disk_full(error):
         where = f" of {Path(str(error.filename)).parent}" if error.filename else ""
         return f"the disk{where} is full: free some space and try again"
     text = str(error)

@@ -75,12 +75,13 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
     from search.filesystem import network_warning
     from search.run import finish, report_study, search
     from search.session import end_on_signals, ignore_signals
+    from search.study import UNSEARCHED
 
     if study.config.storage is None and (warning := network_warning(study.folder)):
         sys.stderr.write(f"warning: {warning}\n")
     end_on_signals()
     try:
-        done = study.state not in ("created", "searching", "stopped")
+        done = study.state not in UNSEARCHED
         if done or search(study, images, level):
             show_result(study, finish(study, level), as_json)
             return

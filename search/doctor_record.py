@@ -18,10 +18,9 @@ from search.diagnosis import RECORD_BACK, Cure, Found, IncurableError
 from search.ledger import Ledger
 from search.record import EventKind
 from search.restore import certain_end, score, stop_reasons
-from search.study import State, Study, StudyError, Trial, trial_name
+from search.study import UNSEARCHED, State, Study, StudyError, Trial, trial_name
 from search.words import one_line
 
-_LIVE = ("created", "searching", "stopped")
 """States in which a search goes on when the study is resumed."""
 
 
@@ -206,7 +205,7 @@ class RecordCheck:
             what = "the study is `searching`, but nobody searches"
         elif state not in get_args(State):
             what = f"the study is {one_line(repr(state))}, which is no state"
-        elif state not in _LIVE and going:
+        elif state not in UNSEARCHED and going:
             what = f"the study is `{state}`, but {', '.join(going[:3])} can go on"
         if what:
             how = "it is `stopped`, and resume goes on with it"

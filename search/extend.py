@@ -18,7 +18,7 @@ from search.config import StudyConfig
 from search.config_file import dump_config
 from search.extension import Extension, as_extended, may_go_on
 from search.ledger import Ledger
-from search.study import Study, StudyError, open_study
+from search.study import UNSEARCHED, Study, StudyError, open_study, trial_name
 from search.view import View
 from search.whole_file import write_text
 from search.words import plural
@@ -74,7 +74,7 @@ def extend(study: Study, wish: Wish) -> tuple[Study, list[str]]:
     if reopened:
         said.append(f"{plural(len(reopened), 'trial')} that the budget had ended may go on")
     if again:
-        names = ", ".join(f"t{number:04d}" for number in again)
+        names = ", ".join(map(trial_name, again))
         said.append(f"training lasts {longer} epochs now; {names} are trained anew first")
     return open_study(study.folder), said
 
@@ -142,7 +142,7 @@ def _again(study: Study, longer: int) -> tuple[int, ...]:
         raise StudyError(
             f"--max-epochs {longer} is less than the {study.config.max_epochs} of {study.name}"
         )
-    if study.state in ("created", "searching", "stopped"):
+    if study.state in UNSEARCHED:
         raise StudyError(
             f"the search of {study.name} has not ended; `resume {study.name}` first: trials in"
             " flight have learning rates for the shorter training"

@@ -7,13 +7,13 @@ told apart where they happen, on the worker (`of_error`) or by what Ray says of 
 
 from __future__ import annotations
 
-import errno
 import re
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from search.whole_file import is_disk_full
 from search.words import one_line
 
 Kind = Literal[
@@ -188,7 +188,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _kind_of(error: BaseException) -> Kind | None:
     names = {kind.__name__ for kind in type(error).__mro__}  # not to import torch for its names
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return "disk full"
     if "OutOfMemoryError" in names or "STATUS_ALLOC_FAILED" in str(
         error

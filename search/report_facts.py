@@ -10,7 +10,7 @@ from search.report_proposals import proposal_facts
 from search.report_rungs import rung_facts
 from search.report_space import Axis, Point, axes, importance, space_points
 from search.result import build_result, final_metrics
-from search.study import Study, Trial, best_of, trial_name
+from search.study import UNSEARCHED, Study, Trial, best_of, trial_name
 
 _DATA = (
     "name",
@@ -21,7 +21,6 @@ _DATA = (
     "validation_images",
     "classes",
 )
-_RESUMABLE = ("created", "searching", "stopped")
 MOST_ROWS = 500
 """Of the leaderboard and of the table of stopped trials; the record holds the others."""
 MOST_FAILURES = 60
@@ -252,7 +251,7 @@ def _next_step(
     looks: Sequence[Mapping[str, Any]],
 ) -> tuple[str, str]:
     """Return what is missing and the command that makes it; empty for a finished study."""
-    if not models and (study.state in _RESUMABLE or best is None):
+    if not models and (study.state in UNSEARCHED or best is None):
         what = "The search has not ended" if best else "No trial has a value yet"
         return f"{what}; if it is not running now, go on with", f"resume {study.name}"
     if not models:

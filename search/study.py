@@ -32,6 +32,8 @@ from search.whole_file import write_text
 
 State = Literal["created", "searching", "stopped", "searched", "retrained", "finished"]
 """`stopped`: the search was interrupted before its budget was spent."""
+UNSEARCHED: tuple[State, ...] = ("created", "searching", "stopped")
+"""Where the search has not come to its end: `resume` goes on with it."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens is told by our own screen
 

@@ -31,9 +31,14 @@ def write_text(path: Path, text: str) -> None:
         raise cannot_write(path, error) from None
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error means that a disk, or what one may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def cannot_write(path: Path, error: OSError) -> StudyError:
     """Return what people are told of a file that could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return StudyError(
             f"the disk of {path.parent} is full: {path.name} is not written; free some space"
             " and try again"

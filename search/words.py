@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from data.one_line import one_line as one_line
+
 if TYPE_CHECKING:
     from search.study import Study, Trial
 
@@ -89,8 +91,3 @@ def likely(low: float, high: float) -> str:
     step = next((s for s in (5, 10, 30, 60, 300, 600, 1800) if 4 * s >= high - low), 3600)
     low, high = low // step * step, -(-high // step) * step
     return f"likely {span(low)} to {span(high)}"
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks and control codes."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

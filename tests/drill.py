@@ -36,7 +36,7 @@ from model.config import Configuration
 from model.train import Training, fit
 from search.run import reopen_images
 from search.seeds import derive_seed
-from search.study import Study, StudyError, Trial, best_of, open_study
+from search.study import UNSEARCHED, Study, StudyError, Trial, best_of, open_study
 from search.verify import verify
 
 CHECKOUT = Path(__file__).parent.parent
@@ -181,7 +181,7 @@ class Drill:
 
     def _is_over(self) -> bool:
         study = self._study()
-        return study is not None and study.state not in ("created", "searching", "stopped")
+        return study is not None and study.state not in UNSEARCHED
 
     def _study(self) -> Study | None:
         """Return the study, as soon as it is made; a reader, beside the driver."""
