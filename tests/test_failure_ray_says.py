@@ -61,11 +61,9 @@ def test_a_node_that_dies_is_told_from_a_worker_that_is_killed(
     try:
         second = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="FATAL")
-        killed = Worker.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(
-                node_id=ray.get_runtime_context().get_node_id(), soft=False
-            )
-        ).remote()
+        first = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(node_id=first, soft=False)
+        killed = Worker.options(scheduling_strategy=here).remote()
         os.kill(ray.get(killed.step.remote()), 9)
         assert _told(killed.step.remote()).kind == "worker lost"
 
@@ -76,8 +74,9 @@ def test_a_node_that_dies_is_told_from_a_worker_that_is_killed(
         cluster.remove_node(second, allow_graceful=False)
         assert _told(step).kind == "node lost"
 
-        # What lay there only is gone with it.
-        assert _told(Worker.remote(images).step.remote()).kind == "data unreadable"
+        # What lay there only is gone with it. Ray may still send workers there for some seconds.
+        reader = Worker.options(scheduling_strategy=here).remote(images)
+        assert _told(reader.step.remote()).kind == "data unreadable"
     finally:
         ray.shutdown()
         cluster.shutdown()
