@@ -28,13 +28,13 @@ from rich.table import Table
 from data.images import ImageShape
 from model.config import Configuration
 from model.train import EpochMetrics
-from search.assignment import Assignment
-from search.config_file import load_config
-from search.driver import Driver
-from search.sampler import ASK_SECONDS
+from search.config.config_file import load_config
+from search.drive.driver import Driver
+from search.propose.sampler import ASK_SECONDS
+from search.prune.assignment import Assignment
+from search.prune.settle import settle
+from search.record.study import Study, create
 from search.seeds import derive_seed
-from search.settle import settle
-from search.study import Study, create
 
 SHAPE = ImageShape(channels=1, height=28, width=28, num_classes=10)
 

@@ -10,13 +10,13 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmarks.method import Job, Method, Point, Problem
-from search.config import StudyConfig
-from search.dimension import Suggester
-from search.evidence import Tuning
-from search.feasible import Realised
-from search.fidelity_sampler import UNTRAINABLE
-from search.settle import settle
-from search.strategy import Strategy
+from search.config.config import StudyConfig
+from search.config.dimension import Suggester
+from search.config.feasible import Realised
+from search.drive.strategy import Strategy
+from search.propose.evidence import Tuning
+from search.propose.fidelity_sampler import UNTRAINABLE
+from search.prune.settle import settle
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

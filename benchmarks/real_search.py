@@ -29,9 +29,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from search.config import StudyConfig
-from search.config_file import dump_config
-from search.slots import worker_environment
+from search.config.config import StudyConfig
+from search.config.config_file import dump_config
+from search.machine.slots import worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {

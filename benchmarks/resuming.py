@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.asking import search_without_training
-from search.config import DataSection
-from search.config_file import load_config
-from search.dataset import load_images
-from search.driver import Driver
-from search.environment import describe_environment
-from search.settle import settle
-from search.slots import CHECKOUT, plan_slots
-from search.study import Study, create, open_study
+from search.config.config import DataSection
+from search.config.config_file import load_config
+from search.drive.driver import Driver
+from search.machine.environment import describe_environment
+from search.machine.slots import CHECKOUT, plan_slots
+from search.prune.settle import settle
+from search.record.dataset import load_images
+from search.record.study import Study, create, open_study
 
 _MOST_SECONDS = 120.0
 

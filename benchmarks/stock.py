@@ -20,10 +20,10 @@ from typing import Any
 if not __package__:  # run as a script: `search` would be a file of this folder
     sys.path[:] = [str(Path(__file__).resolve().parent.parent), *sys.path[1:]]
 
-from search.config import StudyConfig
-from search.config_file import load_config
-from search.dataset import load_images
-from search.space import Space
+from search.config.config import StudyConfig
+from search.config.config_file import load_config
+from search.config.space import Space
+from search.record.dataset import load_images
 
 
 def train_trial(config: dict[str, Any], *, study: dict[str, Any], seed: int, data: Any) -> None:
@@ -69,7 +69,7 @@ def main() -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from search.slots import available_cpus
+    from search.machine.slots import available_cpus
 
     np.random.seed(options.seed)
     config = load_config(options.config)

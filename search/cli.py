@@ -30,7 +30,7 @@ from search.cli_options import (
     verbosity,
 )
 from search.cli_results import results
-from search.whole_file import is_disk_full
+from search.record.whole_file import is_disk_full
 
 app = typer.Typer(
     name="search",
@@ -73,7 +73,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Search, retrain the best, look at the test set once, export and report."""
-    from search.lock import hold
+    from search.record.lock import hold
     from search.run import new_study
 
     resolved = _resolve(config, preset, overrides, data, name)
@@ -99,8 +99,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Probe this machine: say what a study would take, or why it cannot be."""
-    from search.plan import make_plan
-    from search.plan_page import plan_page
+    from search.plan.plan import make_plan
+    from search.plan.plan_page import plan_page
 
     resolved = _resolve(config, preset, overrides, data, None)
     planned = make_plan(resolved, absolute(runs), probe_seconds, quiet=as_json)
@@ -120,7 +120,7 @@ def resume(
     verbose: Verbose = False,
 ) -> None:
     """Go on with a study that was interrupted, from its record."""
-    from search.lock import hold
+    from search.record.lock import hold
     from search.run import reopen_images
 
     opened = open_named(study, runs)
@@ -135,7 +135,7 @@ def stop(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Ask who works on a study to stop, and wait for that: from any terminal."""
-    from search.stop import ask_to_stop
+    from search.record.stop import ask_to_stop
 
     ask_to_stop(open_named(study, runs), now=now, say=typer.echo)
 
@@ -149,9 +149,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how a study stands, also while it runs."""
-    from search.progress import status_table, studies_table
-    from search.result import summarise
-    from search.study import StudyError
+    from search.record.study import StudyError
+    from search.screen.progress import status_table, studies_table
+    from search.screen.result import summarise
 
     if study is not None:
         opened = open_named(study, runs)
@@ -205,7 +205,7 @@ def _resolve(
     data: str | None,
     name: str | None,
 ) -> Any:
-    from search.config_file import load_config
+    from search.config.config_file import load_config
 
     settings = list(overrides or [])
     if data is not None:

@@ -42,7 +42,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Free the disk of checkpoints and half-written files that no study needs."""
-    from search.gc import collect, collect_all, freed_page
+    from search.care.gc import collect, collect_all, freed_page
 
     if study is not None:
         found = [collect(study_folder(study, runs), keep=keep, dry_run=dry_run)]
@@ -73,9 +73,9 @@ def extend(
     verbose: Verbose = False,
 ) -> None:
     """Raise the budget of a study, finished or not, and go on with it."""
-    from search.extend import Wish
-    from search.extend import extend as raise_budget
-    from search.lock import hold
+    from search.drive.extend import Wish
+    from search.drive.extend import extend as raise_budget
+    from search.record.lock import hold
     from search.run import reopen_images
 
     opened = open_named(study, runs)
@@ -112,7 +112,7 @@ def doctor(
     """Check the record and files of a study and mend them; exit code 1 if something is left."""
     import json
 
-    from search.doctor import examine
+    from search.care.doctor import examine
 
     found = examine(study_folder(study, runs), check=check)
     # Not a table: commands to copy stay on one line, however narrow the terminal.

@@ -25,7 +25,7 @@ DEFAULT_RUNS = Path("runs")
 
 def open_named(study: str, runs: Path) -> Any:
     """Open a study by its name or its folder."""
-    from search.study import open_study
+    from search.record.study import open_study
 
     return open_study(study_folder(study, runs))
 
@@ -72,10 +72,10 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
 
     Leaves with exit code 130 where it was interrupted, and 2 where it cannot go on.
     """
-    from search.filesystem import network_warning
+    from search.drive.session import end_on_signals, ignore_signals
+    from search.record.filesystem import network_warning
+    from search.record.study import UNSEARCHED
     from search.run import finish, report_study, search
-    from search.session import end_on_signals, ignore_signals
-    from search.study import UNSEARCHED
 
     if study.config.storage is None and (warning := network_warning(study.folder)):
         sys.stderr.write(f"warning: {warning}\n")
@@ -99,6 +99,6 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
 
 def show_result(study: Any, result: dict[str, Any], as_json: bool) -> None:
     """Print a study's result as JSON, or its summary."""
-    from search.progress import summary
+    from search.screen.progress import summary
 
     show(result, as_json, lambda: summary(study))

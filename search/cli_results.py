@@ -35,7 +35,7 @@ def retrain(
     study: StudyName, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
     """Train the best configuration again on all training images, with fresh seeds."""
-    from search.lock import hold
+    from search.record.lock import hold
     from search.run import report_study, retrain_study
 
     opened = open_named(study, runs)
@@ -55,7 +55,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the retrained models on the test images: once, and recorded."""
-    from search.lock import hold
+    from search.record.lock import hold
     from search.run import evaluate_study, report_study
 
     opened = open_named(study, runs)
@@ -74,7 +74,7 @@ def export(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Write the final model as safetensors, torch.export and ONNX, proven to agree."""
-    from search.lock import hold
+    from search.record.lock import hold
     from search.run import export_study
 
     opened = open_named(study, runs)
@@ -92,8 +92,8 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Label pictures and CSV rows."""
-    from search.predict import find_model, predict_table
-    from search.predict import predict as label
+    from search.final.predict import find_model, predict_table
+    from search.final.predict import predict as label
 
     place = study_folder(model, runs)
     if not place.is_dir():
@@ -110,8 +110,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say why a trial was proposed, how it fared and why it ended."""
-    from search.explain import explain as find
-    from search.explain import explanation_page
+    from search.explain.explain import explain as find
+    from search.explain.explain import explanation_page
 
     found = find(open_named(study, runs), trial)
     show(found.to_dict(), as_json, lambda: explanation_page(found))
@@ -122,7 +122,7 @@ def verify(study: StudyName, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False)
     """Derive every proposal and decision again from the record; exit code 1 where one differs."""
     from rich.console import Console
 
-    from search.verify import verify as derive
+    from search.explain.verify import verify as derive
 
     opened = open_named(study, runs)
     with Console(stderr=True).status("deriving every proposal and decision again"):
@@ -153,7 +153,7 @@ def explore(
     """Draw a first look at a data set: balance, samples, means, pixels, duplicates."""
     from data.explore import explore as draw
     from data.source import DataSpec, load_test, load_train
-    from search.progress import download_progress
+    from search.screen.progress import download_progress
 
     place = data_place(source)
     spec = DataSpec(source=place)

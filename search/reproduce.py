@@ -14,12 +14,12 @@ from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
-from search.dataset import StudyImages
-from search.explain import find_trial
+from search.explain.explain import find_trial
+from search.machine.slots import pick_device, plan_slots
+from search.record.dataset import StudyImages
+from search.record.study import Study, StudyError, Trial
 from search.run import reopen_images
 from search.seeds import derive_seed
-from search.slots import pick_device, plan_slots
-from search.study import Study, StudyError, Trial
 from search.words import describe_network, percent
 
 

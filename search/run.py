@@ -11,23 +11,23 @@ from typing import Any
 from data.loader import as_tensors
 from model.checkpoint import load_model
 from model.export import export_model
-from search.config import StudyConfig
-from search.dataset import StudyImages, load_images, settle_source
-from search.environment import describe_environment
-from search.keeper import Keeper
-from search.look import look_at_test, was_opened_for_others
-from search.needs import check_disk
-from search.progress import RetrainScreen, Screen, Verbosity, download_progress
-from search.report import write_report
-from search.result import build_result, final_metrics
-from search.retrain import plan_final_models, retrain, sha256
-from search.session import session
-from search.settle import settle
-from search.slots import CHECKOUT, plan_slots
-from search.study import Study, StudyError, best_of, create
-from search.tensorboard import Board, Curves
-from search.tuner import run_search
-from search.whole_file import replace_folder, write_json
+from search.config.config import StudyConfig
+from search.drive.keeper import Keeper
+from search.drive.session import session
+from search.drive.tensorboard import Board, Curves
+from search.engine.tuner import run_search
+from search.final.look import look_at_test, was_opened_for_others
+from search.final.retrain import plan_final_models, retrain, sha256
+from search.machine.environment import describe_environment
+from search.machine.needs import check_disk
+from search.machine.slots import CHECKOUT, plan_slots
+from search.prune.settle import settle
+from search.record.dataset import StudyImages, load_images, settle_source
+from search.record.study import Study, StudyError, best_of, create
+from search.record.whole_file import replace_folder, write_json
+from search.report.report import write_report
+from search.screen.progress import RetrainScreen, Screen, Verbosity, download_progress
+from search.screen.result import build_result, final_metrics
 from search.words import data_caution
 
 PROOF_IMAGES = 2000

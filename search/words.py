@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from data.one_line import one_line as one_line
 
 if TYPE_CHECKING:
-    from search.study import Study, Trial
+    from search.record.study import Study, Trial
 
 
 def outcome_line(trial: Trial) -> str:

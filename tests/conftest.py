@@ -13,14 +13,14 @@ import pytest
 
 from data.images import ImageShape
 from model.train import EpochMetrics
-from search.assignment import Assignment, Observer
-from search.config import StudyConfig
-from search.ladder import Decision
-from search.settle import settle
-from search.study import Study, create
+from search.config.config import StudyConfig
+from search.prune.assignment import Assignment, Observer
+from search.prune.ladder import Decision
+from search.prune.settle import settle
+from search.record.study import Study, create
 
 if TYPE_CHECKING:
-    from search.driver import Driver
+    from search.drive.driver import Driver
 
 SMALL: dict[str, Any] = {
     "study": "small",
@@ -129,7 +129,7 @@ def make_study(tmp_path: Path, make_config: Callable[..., StudyConfig]) -> Calla
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder that is looked through for what killed drivers left: not the real one."""
-    from search.ray_root import PLACE
+    from search.engine.ray_root import PLACE
 
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -180,7 +180,7 @@ def make_epoch() -> Callable[..., EpochMetrics]:
 def make_driver(shape: ImageShape) -> Callable[..., Driver]:
     """Return a function that makes a study's driver, of one slot unless it is told."""
     # SciPy comes with it: tests of other things do not wait for that.
-    from search.driver import Driver
+    from search.drive.driver import Driver
 
     return lambda study, slots=1, **more: Driver(study, shape=shape, slots=slots, **more)
 

@@ -34,10 +34,10 @@ from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from model.config import Configuration
 from model.train import Training, fit
+from search.explain.verify import verify
+from search.record.study import UNSEARCHED, Study, StudyError, Trial, best_of, open_study
 from search.run import reopen_images
 from search.seeds import derive_seed
-from search.study import UNSEARCHED, Study, StudyError, Trial, best_of, open_study
-from search.verify import verify
 
 CHECKOUT = Path(__file__).parent.parent
 _WORKER = re.compile(r"ray::(ResourceTrainable|TrialWorker)")  # as Ray calls its processes

@@ -16,14 +16,14 @@ from data.images import ImageShape
 from model.checkpoint import save_checkpoint, save_model
 from model.config import Configuration
 from model.train import Training
-from search.checkpoints import checkpoint_path
-from search.config import StudyConfig
-from search.diagnosis import Diagnosis
-from search.environment import describe_environment
-from search.final_metrics import write_metrics
-from search.slots import CHECKOUT
-from search.study import Study, Trial, best_of, create, open_study
-from search.verify import verify
+from search.care.diagnosis import Diagnosis
+from search.config.config import StudyConfig
+from search.drive.checkpoints import checkpoint_path
+from search.explain.verify import verify
+from search.machine.environment import describe_environment
+from search.machine.slots import CHECKOUT
+from search.record.final_metrics import write_metrics
+from search.record.study import Study, Trial, best_of, create, open_study
 
 SHAPE = ImageShape(channels=1, height=28, width=28, num_classes=10)
 EPOCHS = 33

@@ -6,9 +6,9 @@ from typing import Any
 
 from data.images import ImageShape
 from model.train import EpochMetrics
-from search.driver import Driver
+from search.drive.driver import Driver
+from search.record.study import Study
 from search.seeds import derive_seed
-from search.study import Study
 
 FACTS: dict[str, Any] = {
     "data": {

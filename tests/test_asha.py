@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.asha import Asha, AshaRules
-from search.ladder import Decision
+from search.prune.asha import Asha, AshaRules
+from search.prune.ladder import Decision
 
 
 def _asha(**changes: Any) -> Asha:

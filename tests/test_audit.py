@@ -13,13 +13,13 @@ from scipy.stats import kendalltau
 
 from data.images import ImageShape
 from model.train import EpochMetrics
-from search.audit import Audit, audit, audit_of, rank_correlation, value_at, why_no_audit
-from search.audit_advice import Agreement, advise
-from search.config import StudyConfig
-from search.driver import Driver
-from search.record import EpochRow
-from search.result import build_result
-from search.study import Outcome, Study, Trial
+from search.config.config import StudyConfig
+from search.drive.driver import Driver
+from search.explain.audit import Audit, audit, audit_of, rank_correlation, value_at, why_no_audit
+from search.explain.audit_advice import Agreement, advise
+from search.record.record import EpochRow
+from search.record.study import Outcome, Study, Trial
+from search.screen.result import build_result
 
 MakeConfig = Callable[..., StudyConfig]
 MakeStudy = Callable[..., Study]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.budget import Budget, describe
-from search.config import BudgetSection
+from search.config.config import BudgetSection
+from search.prune.budget import Budget, describe
 
 
 def _budget(share: float = 1.0, **limits: Any) -> Budget:

@@ -14,10 +14,10 @@ from data.source import DataSpec, load_train
 from model.checkpoint import load_checkpoint
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.schedule import optimizer_tensors
-from search.assignment import Assignment
-from search.bridge import as_config
-from search.checkpoints import checkpoint_path, found
-from search.trial import TrialWorker
+from search.drive.checkpoints import checkpoint_path, found
+from search.engine.bridge import as_config
+from search.engine.trial import TrialWorker
+from search.prune.assignment import Assignment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EPOCHS = 5

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.checkpoints import checkpoint_path, discard, found, parts, tidy
+from search.drive.checkpoints import checkpoint_path, discard, found, parts, tidy
 
 HEX = "0123456789abcdef0123456789abcdef"
 

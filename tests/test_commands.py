@@ -20,8 +20,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from data.source import DataSpec, load_test
 from search.cli import app
-from search.lock import hold
-from search.study import open_study
+from search.record.lock import hold
+from search.record.study import open_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

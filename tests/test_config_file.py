@@ -11,8 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config import StudyConfig
-from search.config_file import PRESETS, ConfigError, dump_config, load_config, preset_names
+from search.config.config import StudyConfig
+from search.config.config_file import PRESETS, ConfigError, dump_config, load_config, preset_names
 
 GOOD = """\
 study: mine

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution
 
-from search.axis import Axis
-from search.cube import Cube
-from search.dimension import Suggester
-from search.fidelity_sampler import _distribution
-from search.space import Space
+from search.config.axis import Axis
+from search.config.cube import Cube
+from search.config.dimension import Suggester
+from search.config.space import Space
+from search.propose.fidelity_sampler import _distribution
 
 _UNITS = st.floats(0, 1)
 _NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)

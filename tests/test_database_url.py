@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from search.config_file import ConfigError, load_config
-from search.database_url import check_url
-from search.slots import CHECKOUT
-from search.study import Study, StudyError, open_study
+from search.config.config_file import ConfigError, load_config
+from search.config.database_url import check_url
+from search.machine.slots import CHECKOUT
+from search.record.study import Study, StudyError, open_study
 
 MakeStudy = Callable[..., Study]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from data.fashion_mnist import load_fashion_mnist
 from data.images import DataError, DataUnavailable
-from search.config import DataSection, StudyConfig
-from search.config_file import load_config
-from search.dataset import load_images, settle_source
+from search.config.config import DataSection, StudyConfig
+from search.config.config_file import load_config
+from search.record.dataset import load_images, settle_source
 
 SMALL = DataSection(
     source="synthetic", synthetic_train=600, synthetic_test=100, validation_images=100

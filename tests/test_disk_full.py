@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from model.checkpoint import load_checkpoint
-from search.checkpoints import found
-from search.config import StudyConfig
+from search.config.config import StudyConfig
+from search.drive.checkpoints import found
+from search.record.study import Study, open_study
 from search.run import new_study, reopen_images, search
-from search.study import Study, open_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

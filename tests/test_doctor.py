@@ -20,17 +20,17 @@ from simulated_search import SEARCH, search_on, told
 from typer.testing import CliRunner
 
 from model.train import EpochMetrics
+from search.care.diagnosis import Diagnosis, Finding
+from search.care.doctor import examine
 from search.cli import app
-from search.config import StudyConfig
-from search.diagnosis import Diagnosis, Finding
-from search.doctor import examine
-from search.extend import Wish, extend
-from search.ledger import Ledger
-from search.lock import hold
-from search.ray_root import PLACE
-from search.record import Record
-from search.study import StudyError, open_study
-from search.verify import verify
+from search.config.config import StudyConfig
+from search.drive.extend import Wish, extend
+from search.engine.ray_root import PLACE
+from search.explain.verify import verify
+from search.propose.ledger import Ledger
+from search.record.lock import hold
+from search.record.record import Record
+from search.record.study import StudyError, open_study
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("elsewhere")]
 

@@ -14,10 +14,10 @@ from postgres_server import Server
 from sick_study import content, copied, goes_on_as_if_nothing_had_been, killed, kinds, said
 from simulated_search import SEARCH
 
-from search.config import StudyConfig
-from search.doctor import examine
-from search.doctor_database import wrong_journal
-from search.study import open_study
+from search.care.doctor import examine
+from search.care.doctor_database import wrong_journal
+from search.config.config import StudyConfig
+from search.record.study import open_study
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sick_study import content, copied, kinds, said, write_checkpoints
 
-from search.checkpoints import found
-from search.doctor import examine
-from search.study import open_study
+from search.care.doctor import examine
+from search.drive.checkpoints import found
+from search.record.study import open_study
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("elsewhere")]
 

@@ -11,9 +11,9 @@ import pytest
 from sick_study import content, copied, goes_on_as_if_nothing_had_been, kinds, outcomes, said
 from typer.testing import CliRunner
 
+from search.care.doctor import examine
 from search.cli import app
-from search.doctor import examine
-from search.study import open_study
+from search.record.study import open_study
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("elsewhere")]
 

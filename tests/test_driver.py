@@ -16,12 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 from data.images import ImageShape
 from model.geometry import network_cost
 from model.train import EpochMetrics
-from search.assignment import Assignment, Observer
-from search.baselines import BASELINES
-from search.driver import Driver
-from search.failure import Failure
+from search.config.baselines import BASELINES
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.prune.assignment import Assignment, Observer
+from search.record.study import Study, open_study
 from search.seeds import derive_seed
-from search.study import Study, open_study
 
 MakeStudy = Callable[..., Study]
 MakeEpoch = Callable[..., EpochMetrics]
@@ -294,7 +294,7 @@ def test_networks_that_do_not_fit_the_images_are_refused(
 def test_a_study_all_of_whose_networks_are_refused_says_so(
     make_study: MakeStudy, make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.driver._MOST_REFUSALS", 5)
+    monkeypatch.setattr("search.drive.driver._MOST_REFUSALS", 5)
     driver = make_driver(make_study(limits={"parameters": 10}))
     with pytest.raises(ValueError, match=r"5 proposals in a row .* at most 10 are allowed. Widen"):
         driver.next()

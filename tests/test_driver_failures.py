@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
-from search.assignment import Assignment
-from search.driver import Driver
-from search.failure import Failure, Kind
-from search.fidelity_sampler import UNTRAINABLE
-from search.study import Study, open_study
-from search.verify import verify
+from search.drive.driver import Driver
+from search.drive.failure import Failure, Kind
+from search.explain.verify import verify
+from search.propose.fidelity_sampler import UNTRAINABLE
+from search.prune.assignment import Assignment
+from search.record.study import Study, open_study
 
 MakeStudy = Callable[..., Study]
 MakeDriver = Callable[..., Driver]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from model.train import EpochMetrics
-from search.asha import LAST_STRETCH
-from search.assignment import Assignment, Observer
-from search.driver import Driver
-from search.failure import Failure
-from search.study import Study, open_study
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.prune.asha import LAST_STRETCH
+from search.prune.assignment import Assignment, Observer
+from search.record.study import Study, open_study
 
 MakeEpoch = Callable[..., EpochMetrics]
 MakeDriver = Callable[..., Driver]

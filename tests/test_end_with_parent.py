@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.end_with_parent import signals_to_parent_only
+from search.machine.end_with_parent import signals_to_parent_only
 
 CHECKOUT = Path(__file__).parent.parent
 POOL = """
 import multiprocessing, time
 from concurrent.futures import ProcessPoolExecutor
-from search.end_with_parent import end_with_parent
+from search.machine.end_with_parent import end_with_parent
 
 context = multiprocessing.get_context("spawn")
 with ProcessPoolExecutor(2, context, end_with_parent) as pool:
@@ -31,8 +31,8 @@ import sys
 from pathlib import Path
 from data.source import DataSpec, load_train
 from model.config import Configuration, NetworkConfig, TrainingConfig
-from search.probe import probe
-from search.slots import Slots
+from search.machine.probe import probe
+from search.machine.slots import Slots
 
 configuration = Configuration(
     network=NetworkConfig(filters=(4,)), training=TrainingConfig(epochs=3, learning_rate=0.1)

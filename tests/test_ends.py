@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.ray_root import PLACE, sweep
-from search.study import StudyError, open_study
+from search.engine.ray_root import PLACE, sweep
+from search.record.study import StudyError, open_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -266,7 +266,7 @@ def test_the_driver_and_its_guard_are_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     driver = resume()
-    driver.member("search.guard").kill()
+    driver.member("search.engine.guard").kill()
     driver.send(signal.SIGKILL)
     assert driver.process.wait() == -signal.SIGKILL
     study = open_study(runs / "ended")

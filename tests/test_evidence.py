@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from search.evidence import curve_of, gather, trials_since_best
+from search.propose.evidence import curve_of, gather, trials_since_best
 
 LEVELS = [1, 3, 9]
 

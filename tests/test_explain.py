@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.cli import app
-from search.driver import Driver
-from search.explain import explain, explanation_page
-from search.explain_proposal import length_scales
-from search.failure import Failure
-from search.study import Study, StudyError
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.explain.explain import explain, explanation_page
+from search.explain.proposal import length_scales
+from search.record.study import Study, StudyError
 
 MakeStudy = Callable[..., Study]
 MakeEpoch = Callable[..., EpochMetrics]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from model.train import EpochMetrics
-from search.driver import Driver
-from search.extend import Wish, extend
-from search.extension import taken_back
-from search.retrain import best_length, plan_final_models
-from search.study import Study, StudyError, best_of, open_study
-from search.verify import verify
+from search.drive.driver import Driver
+from search.drive.extend import Wish, extend
+from search.explain.verify import verify
+from search.final.retrain import best_length, plan_final_models
+from search.record.extension import taken_back
+from search.record.study import Study, StudyError, best_of, open_study
 
 MakeStudy = Callable[..., Study]
 MakeDriver = Callable[..., Driver]
@@ -122,7 +122,7 @@ def test_an_extension_that_died_half_way_is_made_up_for(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.extend.Ledger.reopen", die)
+    monkeypatch.setattr("search.drive.extend.Ledger.reopen", die)
     with pytest.raises(KeyboardInterrupt):
         extend(study, Wish(trials="+8"))
     monkeypatch.undo()

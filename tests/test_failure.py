@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from data.images import DataError
-from search.failure import Failure, of_dead_worker, of_error
-from search.patience import Patience
+from search.drive.failure import Failure, of_dead_worker, of_error
+from search.drive.patience import Patience
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: TrialWorker

@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.failure import Failure, of_dead_worker
+from search.drive.failure import Failure, of_dead_worker
 
 pytestmark = [
     pytest.mark.slow,

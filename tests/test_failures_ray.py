@@ -15,14 +15,14 @@ import pytest
 from optuna.trial import TrialState
 
 from model.train import EpochMetrics
-from search.assignment import Assignment
-from search.config import DataSection, StudyConfig
-from search.dataset import load_images
-from search.driver import Driver
-from search.fidelity_sampler import UNTRAINABLE
-from search.ladder import Decision
-from search.study import Study, create, open_study
-from search.tuner import run_search
+from search.config.config import DataSection, StudyConfig
+from search.drive.driver import Driver
+from search.engine.tuner import run_search
+from search.propose.fidelity_sampler import UNTRAINABLE
+from search.prune.assignment import Assignment
+from search.prune.ladder import Decision
+from search.record.dataset import load_images
+from search.record.study import Study, create, open_study
 
 MakeConfig = Callable[..., StudyConfig]
 DATA = DataSection(source="synthetic", synthetic_train=6300, validation_images=300)

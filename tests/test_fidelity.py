@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.fidelity import Scaled, compress_lower_half, to_one_scale
+from search.propose.fidelity import Scaled, compress_lower_half, to_one_scale
 
 
 def test_two_levels_by_hand() -> None:

@@ -16,9 +16,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from search.dimension import Suggester
-from search.evidence import Tuning
-from search.fidelity_sampler import BASIS, UNTRAINABLE, FidelitySampler
+from search.config.dimension import Suggester
+from search.propose.evidence import Tuning
+from search.propose.fidelity_sampler import BASIS, UNTRAINABLE, FidelitySampler
 from search.seeds import derive_seed
 
 LEVELS = (1, 3, 9)

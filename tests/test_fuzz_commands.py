@@ -18,9 +18,9 @@ from PIL import Image
 from sick_study import finished
 
 from search import cli
-from search.config import StudyConfig
-from search.final_metrics import read_metrics, write_metrics
-from search.storage import engine_of
+from search.config.config import StudyConfig
+from search.record.final_metrics import read_metrics, write_metrics
+from search.record.storage import engine_of
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("one_thread")]
 
@@ -199,7 +199,7 @@ def test_a_fault_of_the_program_is_one_line_too_and_a_traceback_with_debug(
     def fail(*_: object) -> None:
         raise KeyError("a bug\n")
 
-    monkeypatch.setattr("search.result.summarise", fail)
+    monkeypatch.setattr("search.screen.result.summarise", fail)
     check_refused(command("status", "good", "--runs", runs), "KeyError", "--debug")
     monkeypatch.setattr(sys, "argv", ["search", "--debug", "status", "good", "--runs", str(runs)])
     try:

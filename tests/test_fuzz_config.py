@@ -11,8 +11,8 @@ import yaml
 from fuzzing import LIMIT, Tally, fuzz
 from hypothesis import strategies as st
 
-from search.config import StudyConfig
-from search.config_file import ConfigError, dump_config, load_config
+from search.config.config import StudyConfig
+from search.config.config_file import ConfigError, dump_config, load_config
 
 pytestmark = LIMIT
 

@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).parent.parent
 _MEMORY = 1 << 30  # bytes that the process may have at its peak, with pandas or torch loaded
 
 _PARSERS = {
-    "study.yaml": "from search.config_file import load_config as read",
+    "study.yaml": "from search.config.config_file import load_config as read",
     "labels-idx1-ubyte": "from data.idx import read_idx as read",
     "labels-idx1-ubyte.gz": "from data.idx import read_idx as read",
     "rows.csv": "from data.tabular import read_csv as read",

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sick_study import copied, finished
 
-from search.config import StudyConfig
-from search.final_metrics import read_metrics, write_metrics
-from search.report_facts import gather
-from search.result import build_result, summarise
-from search.stop import take_request
-from search.storage import engine_of
-from search.study import StorageError, StudyError, open_study
-from search.summary import status_table, studies_table
+from search.config.config import StudyConfig
+from search.record.final_metrics import read_metrics, write_metrics
+from search.record.stop import take_request
+from search.record.storage import engine_of
+from search.record.study import StorageError, StudyError, open_study
+from search.report.facts import gather
+from search.screen.result import build_result, summarise
+from search.screen.summary import status_table, studies_table
 
 pytestmark = [LIMIT, pytest.mark.usefixtures("one_thread")]
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from search.checkpoints import checkpoint_path, found
+from search.care.gc import collect, collect_all
 from search.cli import app
-from search.config import StudyConfig
-from search.gc import collect, collect_all
-from search.lock import hold
-from search.ray_root import PLACE
-from search.study import Study, StudyError, create, open_study
+from search.config.config import StudyConfig
+from search.drive.checkpoints import checkpoint_path, found
+from search.engine.ray_root import PLACE
+from search.record.lock import hold
+from search.record.study import Study, StudyError, create, open_study
 
 Make = Callable[..., Study]
 CHECKOUT = Path(__file__).parent.parent

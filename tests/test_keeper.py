@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from search.checkpoints import checkpoint_path, found, tidy
-from search.config import StudyConfig
-from search.keeper import Keeper
-from search.study import Study, best_of, create
+from search.config.config import StudyConfig
+from search.drive.checkpoints import checkpoint_path, found, tidy
+from search.drive.keeper import Keeper
+from search.record.study import Study, best_of, create
 
 
 class Disk:
@@ -225,7 +225,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_said_and_the_search_goes_on(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("search.keeper.discard", refuse)  # root may delete everything
+    monkeypatch.setattr("search.drive.keeper.discard", refuse)  # root may delete everything
     disk.train(0, {1: 0.3, 2: 0.4, 3: 0.5})
     assert disk.kept() == {0: [3, 2]}
     (told,) = said

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.asha import LAST_STRETCH, Asha, AshaRules
-from search.ladder import Decision, Ladder, rung_epochs
+from search.prune.asha import LAST_STRETCH, Asha, AshaRules
+from search.prune.ladder import Decision, Ladder, rung_epochs
 
 
 def _asha(**changes: Any) -> Asha:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.ledger import Ledger
+from search.propose.ledger import Ledger
 
 
 class Killed(BaseException):

@@ -12,18 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.filesystem import network_filesystem, network_warning
-from search.lock import hold, is_alive
-from search.slots import CHECKOUT
-from search.storage import close_storage, engine_of
-from search.study import Study, StudyError, open_study
+from search.machine.slots import CHECKOUT
+from search.record.filesystem import network_filesystem, network_warning
+from search.record.lock import hold, is_alive
+from search.record.storage import close_storage, engine_of
+from search.record.study import Study, StudyError, open_study
 
 MakeStudy = Callable[..., Study]
 HOLDER = """
 import os, platform, sys, time
 from pathlib import Path
-from search.lock import hold
-from search.study import open_study
+from search.record.lock import hold
+from search.record.study import open_study
 
 study = open_study(Path(sys.argv[1]))
 with hold(study):

@@ -15,12 +15,12 @@ from data.images import FASHION_CLASSES, ImageShape
 from model.checkpoint import save_model
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import Training
-from search import look
-from search.config import DataSection
-from search.config_file import load_config
-from search.final_metrics import read_metrics, write_metrics
-from search.look import bootstrap_interval, look_at_test, was_opened_for_others
-from search.study import Study, StudyError, create
+from search.config.config import DataSection
+from search.config.config_file import load_config
+from search.final import look
+from search.final.look import bootstrap_interval, look_at_test, was_opened_for_others
+from search.record.final_metrics import read_metrics, write_metrics
+from search.record.study import Study, StudyError, create
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -115,7 +115,7 @@ def test_a_model_that_was_changed_after_the_retrain_is_refused_unseen(study: Stu
 
 def test_only_the_look_and_the_data_explorer_can_open_the_test_images() -> None:
     users = set()
-    for path in [*CHECKOUT.glob("search/*.py"), *CHECKOUT.glob("model/*.py")]:
+    for path in [*CHECKOUT.glob("search/**/*.py"), *CHECKOUT.glob("model/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and any(
                 alias.name == "load_test" for alias in node.names

@@ -14,9 +14,9 @@ from data.images import ImageShape
 from model.checkpoint import save_checkpoint
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.train import Training, fit
-from search.config import StudyConfig
-from search.needs import check_disk, checkpoint_bytes, disk_need, low_disk
-from search.study import create
+from search.config.config import StudyConfig
+from search.machine.needs import check_disk, checkpoint_bytes, disk_need, low_disk
+from search.record.study import create
 
 MakeConfig = Callable[..., StudyConfig]
 FACTS = {"data": {"channels": 1, "height": 28, "width": 28, "classes": list("0123456789")}}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.asha import Asha, AshaRules
-from search.ladder import Decision
-from search.pasha import Pasha
+from search.prune.asha import Asha, AshaRules
+from search.prune.ladder import Decision
+from search.prune.pasha import Pasha
 
 
 def _note(pasha: Pasha, trial: int, values: dict[int, float]) -> None:

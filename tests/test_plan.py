@@ -15,15 +15,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-import search.plan as planning
+import search.plan.plan as planning
 from model.config import Configuration
-from search.bench import Measured
-from search.config import StudyConfig
-from search.needs import Need
-from search.plan import Plan, make_plan
-from search.plan_page import plan_page
-from search.probe import Probed
-from search.slots import Slots, available_cpus
+from search.config.config import StudyConfig
+from search.machine.bench import Measured
+from search.machine.needs import Need
+from search.machine.probe import Probed
+from search.machine.slots import Slots, available_cpus
+from search.plan.plan import Plan, make_plan
+from search.plan.plan_page import plan_page
 
 MakeConfig = Callable[..., StudyConfig]
 CHECKOUT = Path(__file__).parent.parent
@@ -228,7 +228,7 @@ def test_too_little_disk_is_refused(
     plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "search.needs.shutil.disk_usage",
+        "search.machine.needs.shutil.disk_usage",
         lambda place: type("Usage", (), {"free": 1_000_000})(),
     )
     (reason,) = plan().refusals
@@ -306,7 +306,7 @@ def test_a_busy_machine_shows_what_a_quiet_one_would_take(
 
 
 def test_little_room_is_warned_of_and_shown(plan: Callable[..., Plan]) -> None:
-    from search.forecast import refuse_needs, warn_after
+    from search.plan.forecast import refuse_needs, warn_after
 
     made = plan()
     assert made.forecast is not None

@@ -18,12 +18,12 @@ import pytest
 from postgres_server import Server
 from simulated_search import FACTS, SEARCH, search_on, told
 
-from search.config import StudyConfig
-from search.environment import describe_environment
-from search.lock import hold, is_alive
-from search.slots import CHECKOUT
-from search.study import StorageError, Study, StudyError, create, open_study
-from search.verify import verify
+from search.config.config import StudyConfig
+from search.explain.verify import verify
+from search.machine.environment import describe_environment
+from search.machine.slots import CHECKOUT
+from search.record.lock import hold, is_alive
+from search.record.study import StorageError, Study, StudyError, create, open_study
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -124,8 +124,8 @@ def test_looks_sessions_and_attempts_of_two_studies_are_apart(begin: Make, datab
 HOLDER = """
 import sys, time, os
 from pathlib import Path
-from search.lock import hold
-from search.study import open_study
+from search.record.lock import hold
+from search.record.study import open_study
 
 study = open_study(Path(sys.argv[1]))
 with hold(study):

@@ -19,13 +19,13 @@ from data.source import DataSpec, load_train
 from model.cnn import pixel_statistics
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.geometry import network_cost
-from search.bench import Measured
-from search.config import StudyConfig
-from search.draws import draw_configurations
-from search.needs import memory_need
-from search.pace import Pace
-from search.probe import Probed, probe
-from search.slots import Slots
+from search.config.config import StudyConfig
+from search.config.draws import draw_configurations
+from search.machine.bench import Measured
+from search.machine.needs import memory_need
+from search.machine.pace import Pace
+from search.machine.probe import Probed, probe
+from search.machine.slots import Slots
 
 MakeConfig = Callable[..., StudyConfig]
 

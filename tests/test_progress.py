@@ -17,13 +17,13 @@ from rich.console import Console, RenderableType
 
 from data.images import ImageShape
 from model.train import EpochMetrics
-from search.driver import Driver
-from search.failure import Failure
-from search.progress import Screen
-from search.screen import frame
-from search.study import Study
-from search.time_left import seconds_left
-from search.view import View
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.record.study import Study
+from search.record.view import View
+from search.screen.progress import Screen
+from search.screen.screen import frame
+from search.screen.time_left import seconds_left
 
 MakeStudy = Callable[..., Study]
 MakeEpoch = Callable[..., EpochMetrics]
@@ -413,6 +413,6 @@ def test_the_time_left_is_told_once_enough_trials_ended(
 
 def test_the_screen_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'ray', 'optuna', 'sqlalchemy', 'numpy', 'pydantic'}"
-    code = f"import sys, search.progress; print({heavy} & set(sys.modules))"
+    code = f"import sys, search.screen.progress; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

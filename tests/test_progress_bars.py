@@ -10,7 +10,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from model.train import EpochMetrics
-from search.progress import RetrainScreen, download_progress
+from search.screen.progress import RetrainScreen, download_progress
 
 MakeEpoch = Callable[..., EpochMetrics]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.ray_root import PLACE, keep_logs, ray_root, sweep
+from search.engine.ray_root import PLACE, keep_logs, ray_root, sweep
 
 CHECKOUT = Path(__file__).parent.parent
 DRIVER = """
 import subprocess, sys, time
-from search.ray_root import ray_root
+from search.engine.ray_root import ray_root
 with ray_root() as root:
     log = (root / "ray.log").open("w")
     log.write("x" * 1000)

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from search.cli import app
-from search.config_file import preset_names
+from search.config.config_file import preset_names
 
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -53,14 +53,14 @@ def test_the_tree_in_the_readme_lists_every_file_of_the_house_and_no_other() -> 
     folder = ""
     for line in tree.splitlines():
         name = line.split()[0]
-        if name.endswith("/"):
+        if name.endswith("/") and not line.startswith(" "):
             folder = name
         elif line.startswith("  "):
             listed.add(folder + name)
     found = {
         str(path.relative_to(CHECKOUT))
         for package in ("data", "model", "search", "benchmarks")
-        for path in (CHECKOUT / package).glob("*.py")
+        for path in (CHECKOUT / package).rglob("*.py")
         if path.name != "__init__.py"
     }
     assert {name for name in listed if name.endswith(".py")} == found

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config import StudyConfig
-from search.forecast import Forecast, Interval
-from search.pace import Epoch
-from search.rehearsal import (
+from search.config.config import StudyConfig
+from search.machine.pace import Epoch
+from search.plan.forecast import Forecast, Interval
+from search.plan.rehearsal import (
     Overheads,
     Rehearsal,
     Scene,
@@ -22,7 +22,7 @@ from search.rehearsal import (
     rehearse,
     rehearse_often,
 )
-from search.settle import asha_rules, settle
+from search.prune.settle import asha_rules, settle
 
 MakeConfig = Callable[..., StudyConfig]
 MakeScene = Callable[..., Scene]

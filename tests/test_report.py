@@ -19,15 +19,15 @@ import pytest
 from data.images import ImageShape
 from model.evaluate import evaluate_logits
 from model.train import EpochMetrics
-from search.config import StudyConfig
-from search.driver import Driver
-from search.failure import Failure
-from search.final_metrics import read_metrics, write_metrics
-from search.report import count, duration, interval, percent, plain, short, write_report
-from search.report_facts import gather
-from search.report_space import Axis
-from search.settle import settle
-from search.study import Study, StudyError, best_of, create, open_study
+from search.config.config import StudyConfig
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.prune.settle import settle
+from search.record.final_metrics import read_metrics, write_metrics
+from search.record.study import Study, StudyError, best_of, create, open_study
+from search.report.facts import gather
+from search.report.report import count, duration, interval, percent, plain, short, write_report
+from search.report.space import Axis
 
 EVIL = "<script>alert('x')</script>"
 CLASSES = ("shirt", EVIL, "a|b `c`")
@@ -468,7 +468,7 @@ def test_the_timeline_leaves_out_the_time_between_sessions(
     study = create(make_config(), tmp_path / "two", facts={}, environment={})
     for begin, trial in ((100.0, 0), (9000.0, 1)):
         times = iter([begin, begin + 2, begin + 12, begin + 15])
-        monkeypatch.setattr("search.record.time.time", lambda times=times: next(times))
+        monkeypatch.setattr("search.record.record.time.time", lambda times=times: next(times))
         session = study.sessions.start("search", host="here", pid=1)
         study.record.start_attempt(trial, from_epoch=0)
         study.record.end_attempt(trial, 1, outcome="complete", reason="")

@@ -15,14 +15,14 @@ import pytest
 from data.images import ImageShape
 from model.config import Configuration
 from model.train import EpochMetrics
-from search.assignment import Assignment
-from search.config import StudyConfig
-from search.driver import Driver
-from search.failure import Failure
-from search.record import EventRow, Record
-from search.sampler import ASK_SECONDS
+from search.config.config import StudyConfig
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.propose.sampler import ASK_SECONDS
+from search.prune.assignment import Assignment
+from search.record.record import EventRow, Record
+from search.record.study import Study, create, open_study
 from search.seeds import derive_seed
-from search.study import Study, create, open_study
 
 MakeConfig = Callable[..., StudyConfig]
 MakeEpoch = Callable[..., EpochMetrics]

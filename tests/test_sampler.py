@@ -11,11 +11,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from search.config import SamplerSection
-from search.dimension import Suggester
-from search.feasible import Given, Realise, Realised
-from search.ledger import Ledger
-from search.sampler import Proposal, Proposer
+from search.config.config import SamplerSection
+from search.config.dimension import Suggester
+from search.config.feasible import Given, Realise, Realised
+from search.propose.ledger import Ledger
+from search.propose.sampler import Proposal, Proposer
 
 KINDS = ["fidelity", "tpe", "random"]
 MakeProposer = Callable[..., Proposer]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from search import session as module
-from search.lock import hold
-from search.session import session
-from search.stop import drop_stale_request, take_request
-from search.study import Study
+from search.drive import session as module
+from search.drive.session import session
+from search.record.lock import hold
+from search.record.stop import drop_stale_request, take_request
+from search.record.study import Study
 
 MakeStudy = Callable[..., Study]
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

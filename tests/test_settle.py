@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from search.asha import AshaRules
-from search.config import StudyConfig
-from search.config_file import load_config
-from search.settle import asha_rules, expected_trials, rungs_of, settle
-from search.study import create, open_study
+from search.config.config import StudyConfig
+from search.config.config_file import load_config
+from search.prune.asha import AshaRules
+from search.prune.settle import asha_rules, expected_trials, rungs_of, settle
+from search.record.study import create, open_study
 
 SPACE = {"filters": {"choice": [4, 8]}, "learning_rate": 0.1}
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from search.config import ResourcesSection
-from search.slots import plan_slots
+from search.config.config import ResourcesSection
+from search.machine.slots import plan_slots
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
-from search.space import Space
+from search.config.space import Space
 
 DEEP: dict[str, Any] = {
     "filters": {"choice": [8, 16], "per_block": True},

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from search.stop import is_worked_on
-from search.study import Study
+from search.record.stop import is_worked_on
+from search.record.study import Study
 
 CHECKOUT = Path(__file__).parent.parent
 DRIVER = """
 import sys, time
 from pathlib import Path
-from search.lock import hold
-from search.session import session
-from search.study import open_study
+from search.record.lock import hold
+from search.drive.session import session
+from search.record.study import open_study
 
 study = open_study(Path(sys.argv[1]))
 seconds = float(sys.argv[2])  # how long it takes to come to an end that it was asked for

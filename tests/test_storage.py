@@ -14,17 +14,17 @@ import optuna
 import pytest
 from simulated_search import FACTS, SEARCH, search_on, told
 
-from search import storage
-from search.config import StudyConfig
-from search.environment import describe_environment
-from search.lock import hold
-from search.report import write_report
-from search.result import summarise
-from search.slots import CHECKOUT
-from search.storage import close_storage, engine_of
-from search.study import StorageError, Study, StudyError, create, open_study
-from search.verify import verify
-from search.whole_file import write_json
+from search.config.config import StudyConfig
+from search.explain.verify import verify
+from search.machine.environment import describe_environment
+from search.machine.slots import CHECKOUT
+from search.record import storage
+from search.record.lock import hold
+from search.record.storage import close_storage, engine_of
+from search.record.study import StorageError, Study, StudyError, create, open_study
+from search.record.whole_file import write_json
+from search.report.report import write_report
+from search.screen.result import summarise
 
 MakeConfig = Callable[..., StudyConfig]
 Begin = Callable[[Path], Study]
@@ -35,9 +35,9 @@ from pathlib import Path
 import optuna
 
 from model.train import EpochMetrics
-from search.ledger import Ledger
-from search.lock import hold
-from search.study import open_study
+from search.propose.ledger import Ledger
+from search.record.lock import hold
+from search.record.study import open_study
 
 study = open_study(Path(sys.argv[1]))
 with hold(study):

@@ -12,13 +12,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.config import StudyConfig
-from search.dimension import Suggester
-from search.evidence import Tuning
-from search.feasible import Given, Realised
-from search.fidelity_sampler import UNTRAINABLE
-from search.restore import Ending
-from search.strategy import Strategy
+from search.config.config import StudyConfig
+from search.config.dimension import Suggester
+from search.config.feasible import Given, Realised
+from search.drive.restore import Ending
+from search.drive.strategy import Strategy
+from search.propose.evidence import Tuning
+from search.propose.fidelity_sampler import UNTRAINABLE
 
 MakeConfig = Callable[..., StudyConfig]
 STOPPING = {"form": "stopping", "min_competitors": 1}

@@ -15,12 +15,12 @@ import optuna
 import pytest
 
 from model.train import EpochMetrics
-from search import record as record_module
-from search.config import StudyConfig
-from search.environment import describe_environment
-from search.ladder import Decision
-from search.record import EpochRow
-from search.study import (
+from search.config.config import StudyConfig
+from search.machine.environment import describe_environment
+from search.prune.ladder import Decision
+from search.record import record as record_module
+from search.record.record import EpochRow
+from search.record.study import (
     FORMAT,
     Outcome,
     Study,
@@ -31,7 +31,7 @@ from search.study import (
     open_study,
     trial_name,
 )
-from search.whole_file import write_json
+from search.record.whole_file import write_json
 
 MakeConfig = Callable[..., StudyConfig]
 MakeStudy = Callable[..., Study]

@@ -14,11 +14,11 @@ from rich.console import Console, RenderableType
 
 from data.images import ImageShape
 from model.train import EpochMetrics
-from search.driver import Driver
-from search.final_metrics import write_metrics
-from search.result import summarise
-from search.study import Study, best_of
-from search.summary import status_table, studies_table, summary
+from search.drive.driver import Driver
+from search.record.final_metrics import write_metrics
+from search.record.study import Study, best_of
+from search.screen.result import summarise
+from search.screen.summary import status_table, studies_table, summary
 
 MakeStudy = Callable[..., Study]
 FACTS = {"name": "fashion-mnist", "train_images": 54000, "validation_images": 6000}

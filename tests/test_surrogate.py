@@ -14,7 +14,7 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from search.surrogate import Hyperparameters, Surrogate, expected_improvement, fit
+from search.propose.surrogate import Hyperparameters, Surrogate, expected_improvement, fit
 
 _JITTER = 1e-6
 

@@ -10,10 +10,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.train import EpochMetrics
-from search.driver import Driver
-from search.failure import Failure
-from search.study import Study, StudyError
-from search.tensorboard import VALUE, Board, Curves
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.drive.tensorboard import VALUE, Board, Curves
+from search.record.study import Study, StudyError
 
 MakeEpoch = Callable[..., EpochMetrics]
 

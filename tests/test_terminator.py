@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.terminator import RegretBound, regret_bound
+from search.prune.terminator import RegretBound, regret_bound
 
 _RATE = FloatDistribution(0.001, 1.0, log=True)
 _WIDTH = CategoricalDistribution([8, 16, 32])

@@ -12,12 +12,12 @@ import torch
 
 from model.checkpoint import CheckpointError
 from model.config import Configuration, NetworkConfig, TrainingConfig
-from search.assignment import Assignment
-from search.bridge import as_config
-from search.checkpoints import found
-from search.config import DataSection
-from search.dataset import load_images
-from search.trial import TrialWorker
+from search.config.config import DataSection
+from search.drive.checkpoints import found
+from search.engine.bridge import as_config
+from search.engine.trial import TrialWorker
+from search.prune.assignment import Assignment
+from search.record.dataset import load_images
 
 
 def _worker(config: dict[str, Any]) -> TrialWorker:
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_given_up(
         raise CheckpointError(f"{path} cannot be read") from error
 
     # What a disk or a system does in such a moment cannot be had here.
-    monkeypatch.setattr("search.trial.load_checkpoint", fail)
+    monkeypatch.setattr("search.engine.trial.load_checkpoint", fail)
     told = _worker(assignment | {"from_epoch": 1}).step()
     assert json.loads(told["failure"])["kind"] == kind
     monkeypatch.undo()

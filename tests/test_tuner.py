@@ -17,15 +17,15 @@ from model.checkpoint import load_checkpoint
 from model.cnn import pixel_statistics
 from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
-from search.assignment import Assignment
-from search.checkpoints import checkpoint_path, found
-from search.config import DataSection, StudyConfig
-from search.dataset import StudyImages, load_images
-from search.driver import Driver
-from search.ladder import Decision
+from search.config.config import DataSection, StudyConfig
+from search.drive.checkpoints import checkpoint_path, found
+from search.drive.driver import Driver
+from search.engine.tuner import run_search
+from search.prune.assignment import Assignment
+from search.prune.ladder import Decision
+from search.record.dataset import StudyImages, load_images
+from search.record.study import Study, Trial, best_of, create, open_study
 from search.seeds import derive_seed
-from search.study import Study, Trial, best_of, create, open_study
-from search.tuner import run_search
 
 MakeConfig = Callable[..., StudyConfig]
 DATA = DataSection(source="synthetic", synthetic_train=1800, validation_images=300)

@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 from data.images import ImageShape
 from model.config import Configuration
 from model.train import EpochMetrics
-from search.assignment import Assignment
 from search.cli import app
-from search.config import StudyConfig
-from search.driver import Driver
-from search.environment import describe_environment
-from search.failure import Failure
-from search.record import Record
+from search.config.config import StudyConfig
+from search.drive.driver import Driver
+from search.drive.failure import Failure
+from search.explain.verify import verify
+from search.machine.environment import describe_environment
+from search.machine.slots import CHECKOUT
+from search.prune.assignment import Assignment
+from search.record.record import Record
+from search.record.study import Study, StudyError, create, open_study
 from search.seeds import derive_seed
-from search.slots import CHECKOUT
-from search.study import Study, StudyError, create, open_study
-from search.verify import verify
 
 MakeConfig = Callable[..., StudyConfig]
 MakeEpoch = Callable[..., EpochMetrics]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
-from search.time_left import forecast_epochs, forecast_trials
+from search.screen.time_left import forecast_epochs, forecast_trials
 from search.words import describe_network, likely, span
 
 

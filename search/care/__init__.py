@@ -1,0 +1,1 @@
+"""Mending, and freeing what is not needed."""

@@ -1,0 +1,165 @@
+"""Free the disk of what no study needs; nothing of a study that is being worked on is touched.
+
+Checkpoints beyond what `search.drive.keeper` keeps, what a killed process left half written,
+folders of trials that the record does not know, what killed drivers left in the temporary folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.text import Text
+
+from search.drive.checkpoints import checkpoint_path, parts
+from search.drive.keeper import choose, holdings_of
+from search.engine.ray_root import sweep
+from search.record.lock import hold
+from search.record.study import Study, StudyError, open_study
+from search.screen.screen import columns
+from search.words import one_line, plural
+
+Kind = Literal["checkpoints", "half written", "of no trial", "temporary"]
+"""`temporary`: files of Ray that a killed driver left."""
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # of `write_text`: the process is in the name
+_TRIAL = re.compile(r"t(\d{4,})")
+_EXPORT = re.compile(r"\.export(\.part)?\.[0-9a-f]{32}\.part")  # of `export_model`
+_PLANS = ".plan-*"  # a probe's folder; a plan takes minutes, so an old one is nobody's
+_PLAN_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waste:
+    """A file or folder that is not needed."""
+
+    kind: Kind
+    path: Path
+    size: int
+    """In bytes, with all that is in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Freed:
+    """What one study, or the folder of all, did not need."""
+
+    name: str
+    waste: tuple[Waste, ...] = ()
+    skipped: str = ""
+    """Why it was left as it is; empty where it was not."""
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all waste."""
+        return sum(waste.size for waste in self.waste)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `gc --json` prints of it."""
+        freed = [{"kind": w.kind, "path": str(w.path), "bytes": w.size} for w in self.waste]
+        return {"name": self.name, "skipped": self.skipped, "bytes": self.size, "freed": freed}
+
+
+def collect(folder: Path, *, keep: int | None, dry_run: bool) -> Freed:
+    """Free what one study does not need; with `dry_run`, only say what that is.
+
+    Args:
+        folder: Of the study.
+        keep: Best ended trials that keep a checkpoint; None for what the study's file says.
+        dry_run: Delete nothing.
+
+    Raises:
+        StudyError: There is no study that can be read, or it is being worked on.
+        OSError: Something cannot be deleted.
+    """
+    study = open_study(folder)
+    with hold(study):
+        waste = tuple(waste_of(study, keep=keep))
+        if not dry_run:
+            _delete(waste)
+    return Freed(name=study.name, waste=waste)
+
+
+def collect_all(runs: Path, *, keep: int | None, dry_run: bool) -> list[Freed]:
+    """Free what the studies in `runs` do not need; one that cannot be read or is held says so."""
+    # First what needs no record: on a disk without any room, none can be opened.
+    latest = time.time() - _PLAN_SECONDS
+    old = [path for path in sorted(runs.glob(_PLANS)) if path.lstat().st_mtime < latest]
+    plans = tuple(Waste(kind="half written", path=p, size=_size(p)) for p in old)
+    if not dry_run:
+        _delete(plans)
+    roots = sweep(dry_run=dry_run)
+    temporary = tuple(Waste(kind="temporary", path=r.folder, size=r.bytes) for r in roots)
+    found = []
+    for folder in sorted(path.parent for path in runs.glob("*/config.yaml")):
+        try:
+            found.append(collect(folder, keep=keep, dry_run=dry_run))
+        except (StudyError, OSError) as error:
+            found.append(Freed(name=folder.name, skipped=one_line(str(error))))
+    others = (Freed(name="plans", waste=plans), Freed(name="killed drivers", waste=temporary))
+    return found + [freed for freed in others if freed.waste]
+
+
+def waste_of(study: Study, *, keep: int | None = None) -> Iterator[Waste]:
+    """Find what a study that nobody works on does not need; `keep` as in `collect`."""
+    limits, holdings = study.config.checkpoints, holdings_of(study)
+    choice = choose(
+        holdings.values(),
+        keep_best=limits.keep_best if keep is None else keep,
+        max_bytes=None if limits.max_gb is None else limits.max_gb * 1e9,
+    )
+    for trial, epoch in sorted((*choice.surplus, *choice.squeezed)):
+        path = checkpoint_path(study.trial_folder(trial), epoch)
+        yield Waste(kind="checkpoints", path=path, size=_size(path))
+    folders = [path for path in sorted((study.folder / "trials").glob("t*")) if path.is_dir()]
+    for folder in folders:
+        match = _TRIAL.fullmatch(folder.name)
+        if match and int(match[1]) not in holdings:
+            yield Waste(kind="of no trial", path=folder, size=_size(folder))
+        else:
+            for path in parts(folder):
+                yield Waste(kind="half written", path=path, size=_size(path))
+    for path in sorted(study.folder.iterdir()):
+        match = _TEMPORARY.fullmatch(path.name)
+        left = match and not psutil.pid_exists(int(match[1]))
+        if left or path.name in ("final.part", "export.part") or _EXPORT.fullmatch(path.name):
+            yield Waste(kind="half written", path=path, size=_size(path))
+
+
+def freed_page(found: Sequence[Freed], *, dry_run: bool) -> RenderableType:
+    """Return what was freed as a table, one line a study."""
+    kinds: tuple[Kind, ...] = ("checkpoints", "half written", "of no trial", "temporary")
+    titles = ("Checkpoints", "Half written", "Of no trial", "Temporary")
+    total = "Can be freed" if dry_run else "Freed"
+    table = columns("Study*", *(f"{title}>" for title in titles), f"{total}>")
+    for freed in found:
+        if not freed.skipped:
+            count = Counter(waste.kind for waste in freed.waste)
+            cells = [str(count[kind]) if count[kind] else "-" for kind in kinds]
+            table.add_row(Text(freed.name), *cells, decimal(freed.size))
+    skipped = [Text(f"{freed.name}: {freed.skipped}") for freed in found if freed.skipped]
+    paths = plural(sum(len(freed.waste) for freed in found), "path")
+    size = decimal(sum(freed.size for freed in found))
+    text = f"{size} {'can be' if dry_run else 'were'} freed: {paths}"
+    return Group(*([table] if table.row_count else []), *skipped, Text(text))
+
+
+def _delete(waste: Sequence[Waste]) -> None:
+    for path in (one.path for one in waste):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        return sum(inner.lstat().st_size for inner in path.rglob("*") if not inner.is_dir())
+    return path.lstat().st_size

@@ -1,0 +1,1 @@
+"""The study file: what a person may set, and the space of configurations it spans."""

@@ -1,0 +1,1 @@
+"""The driver: what is handed out, what is answered to every epoch and failure."""

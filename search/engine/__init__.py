@@ -1,0 +1,1 @@
+"""Ray: the processes that train, and how they are begun and ended."""

@@ -1,0 +1,196 @@
+"""Ray Tune's side of the driver: a Searcher and a scheduler that only pass things on.
+
+Tune asks the searcher for trials and the scheduler what to do after each epoch. Both answer from
+one `search.drive.driver.Driver`; nothing is kept here that the record does not hold. A trial of
+ours that is handed out again (its worker died) is a new trial to Tune.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from model.train import EpochMetrics
+from search.drive.driver import Driver
+from search.drive.failure import Failure, of_dead_worker
+from search.engine.trial import FAILURE, METRICS, REMARK, TRIAL
+from search.prune.assignment import Assignment
+from search.record.study import trial_name
+
+
+class DriverSearcher(Searcher):
+    """Hands the driver's assignments to Tune."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(metric=None, mode=None)
+        self._driver = driver
+        self.trials: dict[str, int] = {}
+        """Tune's trial id -> our trial number, for every assignment still open."""
+        self.error: Exception | None = None
+        """Why the driver could not go on; raised again by the tuner."""
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Accept Tune's properties: none is used."""
+        return True
+
+    # Ray's annotation leaves out the word FINISHED.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """Return the next assignment, None for none now, or that the search is finished."""
+        if self.error is not None:
+            return str(Searcher.FINISHED)
+        try:
+            assignment = self._driver.next()
+        except Exception as error:
+            self.error = error
+            return str(Searcher.FINISHED)
+        if assignment is not None:
+            self.trials[trial_id] = assignment.trial
+            return as_config(assignment)
+        if self._driver.done and not self.trials:
+            return str(Searcher.FINISHED)
+        return None
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Forget an assignment; the driver knows of its end, see `DriverScheduler`."""
+        self.trials.pop(trial_id, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tuner pickles its arguments for a restore that we never use; the driver stays here.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the study's record is the only state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
+class DriverScheduler(FIFOScheduler):
+    """Passes each epoch, and each failure, to the driver and its verdict back to Tune."""
+
+    def __init__(self, driver: Driver, searcher: DriverSearcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._driver, self._searcher = driver, searcher
+        self._placed: set[str] = set()
+        self._killed_for_memory = _killed_for_memory()
+        self.hung: dict[str, str] = {}
+        """Tune's trial id -> why `HangWatch` has ended its worker."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the epoch and return Tune's word for the verdict."""
+        if self._searcher.error is not None:
+            return str(TrialScheduler.STOP)
+        self._killed_for_memory = _killed_for_memory()
+        try:
+            goes_on = self._on_result(trial, result)
+        except Exception as error:
+            # The record cannot be written: nothing more may happen that it would not hold.
+            self._searcher.error = self._searcher.error or error
+            goes_on = False
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Tell the driver of a worker that died."""
+        number = self._searcher.trials.get(trial.trial_id)
+        if number is None:
+            return
+        if reason := self.hung.pop(trial.trial_id, ""):
+            failure = Failure(kind="hung", reason=reason)
+        else:
+            before, self._killed_for_memory = self._killed_for_memory, _killed_for_memory()
+            memory = self._killed_for_memory > before
+            failure = of_dead_worker(_said_of(trial), killed_for_memory=memory)
+        try:
+            self._driver.on_failure(number, failure)
+        except Exception as error:
+            self._searcher.error = self._searcher.error or error
+
+    def _on_result(self, trial: Trial, result: dict[str, Any]) -> bool:
+        number = int(result[TRIAL])
+        if trial.trial_id not in self._placed:
+            self._placed.add(trial.trial_id)
+            self._driver.place(number, node=str(result["node"]), pid=int(result["pid"]))
+        if result[FAILURE]:
+            self._driver.on_failure(number, Failure(**json.loads(result[FAILURE])))
+            return False
+        if result[REMARK]:
+            self._driver.remark(number, str(result[REMARK]))
+        # Tune flattens nested results: {"metrics": {"epoch": 1}} arrives as {"metrics/epoch": 1}.
+        prefix = f"{METRICS}/"
+        metrics = EpochMetrics(
+            **{key.removeprefix(prefix): result[key] for key in result if key.startswith(prefix)}
+        )
+        return self._driver.on_epoch(number, metrics).action == "continue"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+
+class HangWatch(Callback):
+    """Ends workers that are taken for hung: Tune has no limit of its own."""
+
+    def __init__(
+        self, driver: Driver, scheduler: DriverScheduler, searcher: DriverSearcher
+    ) -> None:
+        self._driver, self._scheduler, self._searcher = driver, scheduler, searcher
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Kill the worker of every trial in flight that is silent for too long."""
+        hung = self._driver.hung()
+        for trial in trials if hung else ():
+            number = self._searcher.trials.get(trial.trial_id)
+            if number not in hung or trial.trial_id in self._scheduler.hung:
+                continue
+            actor = trial.temporary_state.ray_actor
+            if actor is None:
+                # Tune would wait for ever, and has no way to give it up.
+                self._searcher.error = ValueError(
+                    f"Ray starts no worker for {trial_name(number)} ({hung[number]}): too little"
+                    " memory, or the machine is overloaded; resume when that is mended"
+                )
+                raise self._searcher.error
+            self._scheduler.hung[trial.trial_id] = hung[number]
+            ray.kill(actor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+
+def as_config(assignment: Assignment) -> dict[str, Any]:
+    """Return an assignment as the plain dictionary that travels to a worker."""
+    return {
+        TRIAL: assignment.trial,
+        "attempt": assignment.attempt,
+        "configuration": assignment.configuration.to_dict(),
+        "seed": assignment.seed,
+        "folder": str(assignment.folder),
+        "from_epoch": assignment.from_epoch,
+    }
+
+
+def _said_of(trial: Trial) -> str:
+    # Tune keeps what Ray said in a file, and lets nobody else know.
+    try:
+        return Path(str(trial.error_file)).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
+
+
+def _killed_for_memory() -> int:
+    """Return how many processes this machine has killed for want of memory; 0 where not Linux."""
+    try:
+        counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
+        return int(counters[counters.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,1 @@
+"""Why a decision was taken, and whether the record still gives it."""

@@ -1,0 +1,1 @@
+"""After the last trial: retraining, the look at the test set, predictions."""

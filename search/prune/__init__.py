@@ -1,0 +1,1 @@
+"""When a trial goes on and when a search ends: rungs, brackets, budgets."""

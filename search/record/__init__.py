@@ -1,0 +1,1 @@
+"""The one record of a study: its folder, its database, its lock."""
