@@ -47,11 +47,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _hang_up() -> Iterator[None]:
-    """Let SIGHUP end what tests start: `nohup` has it ignored, and that is inherited."""
+def _signals() -> Iterator[None]:
+    """Let SIGHUP and SIGINT end what tests start: `nohup`, and a shell's `&`, have them ignored,
+    and that is inherited."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files: of two processes neither waits long for the other in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

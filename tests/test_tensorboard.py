@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,10 @@ def read(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def test_tensorboard_reads_what_was_written_also_by_a_later_attempt(
-    tmp_path: Path, make_epoch: MakeEpoch
+    tmp_path: Path, make_epoch: MakeEpoch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The tenth file of a process, and the next one in the same second.
+    monkeypatch.setattr("search.drive.tensorboard._COUNT", count(9))
     folder = tmp_path / "t0000"
     for attempt in ({1: 0.5, 2: 0.6}, {3: 0.7}):
         curves = Curves(folder)

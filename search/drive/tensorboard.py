@@ -36,7 +36,7 @@ from search.record.whole_file import cannot_write
 
 VALUE = "accuracy/validation"
 """Tag of the value that is searched for."""
-_COUNT = count()  # two files may be begun in the same second
+_COUNT = count()  # two files may be begun in the same second, and are read in the order of names
 
 
 class Curves:
@@ -51,7 +51,7 @@ class Curves:
         Raises:
             StudyError: It cannot be written, such as on a full disk; so do all methods but `close`.
         """
-        stamp = f"{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_COUNT)}"
+        stamp = f"{time.time():010.0f}.{platform.node()}.{os.getpid()}.{next(_COUNT):06d}"
         self._path = folder / f"events.out.tfevents.{stamp}"
         with self._told():
             folder.mkdir(parents=True, exist_ok=True)
