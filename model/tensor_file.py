@@ -6,14 +6,12 @@ and moved there, so a reader finds the old one or the new one, whole, also after
 content gives equal bytes. Format: https://github.com/huggingface/safetensors
 """
 
-import errno
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +21,7 @@ from torch import Tensor
 from data.memory import available_memory
 from data.one_line import OneLineError
 from data.plain_file import open_plain
+from model.whole_file import write_whole
 
 FORMAT = "fashion-search"
 VERSION = 1
@@ -45,17 +44,7 @@ def write_tensors(path: Path, header: Mapping[str, Any], tensors: Mapping[str, T
     # What is hashed is what a reader will see: tuples have become lists by then.
     content: dict[str, Any] = json.loads(json.dumps({"version": VERSION, **header}))
     content["sha256"] = _digest(content, plain)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(plain, metadata={FORMAT: json.dumps(content)}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _reach_the_disk(path.parent)
+    write_whole(path, save(plain, metadata={FORMAT: json.dumps(content)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -97,18 +86,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is damaged (its SHA-256 does not match its content): use another one"
         )
     return header, tensors
-
-
-def _reach_the_disk(folder: Path) -> None:
-    """Wait until a renaming in `folder` would survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise  # these three: a file system that knows no such thing for folders
-    finally:
-        os.close(handle)
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -6,26 +6,32 @@ absolute here, once.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from data.one_line import OneLineError
 from search.cli_care import care
+from search.cli_cluster import ask, clusters, hand_over, is_elsewhere
 from search.cli_options import (
     DEFAULT_RUNS,
+    Address,
     AsJson,
+    Config,
+    Data,
+    Overrides,
+    Preset,
     Quiet,
     Runs,
     StudyName,
+    ThereToo,
     Verbose,
     absolute,
-    data_place,
     go_on,
     open_named,
+    resolve,
     show,
     verbosity,
 )
@@ -42,14 +48,6 @@ app = typer.Typer(
     epilog="Run studies from the checkout. Every study is one folder, runs/STUDY.",
 )
 
-Config = Annotated[Path | None, typer.Argument(help="Study file (YAML).")]
-Preset = Annotated[
-    str | None, typer.Option(help="Study file that comes with the project, by name.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value.")
-]
-Data = Annotated[str | None, typer.Option(help="fashion-mnist, synthetic, or a directory.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 _options = {"debug": False}
@@ -68,22 +66,25 @@ def run(
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     runs: Runs = DEFAULT_RUNS,
+    address: Address = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Search, retrain the best, look at the test set once, export and report."""
+    from search.engine.place import place
     from search.record.lock import hold
     from search.run import new_study
 
-    resolved = _resolve(config, preset, overrides, data, name)
+    resolved = resolve(config, preset, overrides, data, name)
     folder = absolute(runs)
     if name is None:
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})
     level = verbosity(quiet or as_json, verbose)
-    study, images = new_study(resolved, folder, level)
-    with hold(study):
-        go_on(study, images, level, as_json)
+    with place(address) as cluster:
+        study, images = new_study(resolved, folder, level, cluster)
+        with hold(study):
+            go_on(study, images, level, as_json, cluster)
 
 
 @app.command()
@@ -102,7 +103,7 @@ def plan(
     from search.plan.plan import make_plan
     from search.plan.plan_page import plan_page
 
-    resolved = _resolve(config, preset, overrides, data, None)
+    resolved = resolve(config, preset, overrides, data, None)
     planned = make_plan(resolved, absolute(runs), probe_seconds, quiet=as_json)
     show(planned.to_dict(), as_json, lambda: plan_page(planned))
     for reason in planned.refusals:
@@ -115,17 +116,26 @@ def plan(
 def resume(
     study: StudyName,
     runs: Runs = DEFAULT_RUNS,
+    address: Address = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Go on with a study that was interrupted, from its record."""
+    if address is not None and is_elsewhere(address):
+        hand_over(address, study, ["resume"], runs)
+        return
+    from search.engine.place import place
     from search.record.lock import hold
-    from search.run import reopen_images
+    from search.run import check_nodes, reopen_images
 
+    level = verbosity(quiet or as_json, verbose)
     opened = open_named(study, runs)
-    with hold(opened):
-        go_on(opened, reopen_images(opened), verbosity(quiet or as_json, verbose), as_json)
+    with hold(opened), place(address) as cluster:
+        images = reopen_images(opened)
+        if cluster is not None:
+            check_nodes(cluster, opened.config, images, opened.folder.parent)
+        go_on(opened, images, level, as_json, cluster)
 
 
 @app.command()
@@ -133,8 +143,12 @@ def stop(
     study: StudyName,
     now: Annotated[bool, typer.Option("--now", help="Not after the current epochs.")] = False,
     runs: Runs = DEFAULT_RUNS,
+    address: ThereToo = None,
 ) -> None:
     """Ask who works on a study to stop, and wait for that: from any terminal."""
+    if address is not None:
+        ask(address, ["stop", study, *(["--now"] if now else [])], runs)
+        return
     from search.record.stop import ask_to_stop
 
     ask_to_stop(open_named(study, runs), now=now, say=typer.echo)
@@ -146,9 +160,14 @@ def status(
         str | None, typer.Argument(metavar="[STUDY]", help="A study; all of them if left out.")
     ] = None,
     runs: Runs = DEFAULT_RUNS,
+    address: ThereToo = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a study stands, also while it runs."""
+    if address is not None:
+        words = [*([study] if study else []), *(["--json"] if as_json else [])]
+        ask(address, ["status", *words], runs)
+        return
     from search.record.study import StudyError
     from search.screen.progress import status_table, studies_table
     from search.screen.result import summarise
@@ -172,6 +191,7 @@ def status(
 
 app.add_typer(results)  # without a name: its commands stand beside those above
 app.add_typer(care)
+app.add_typer(clusters)
 
 
 def main() -> None:
@@ -196,24 +216,6 @@ def _told(error: Exception) -> str:
             " `doctor`): `python -m search --debug COMMAND` shows where"
         )
     return str(OneLineError(text))
-
-
-def _resolve(
-    config: Path | None,
-    preset: str | None,
-    overrides: list[str] | None,
-    data: str | None,
-    name: str | None,
-) -> Any:
-    from search.config.config_file import load_config
-
-    settings = list(overrides or [])
-    if data is not None:
-        settings += [f"data.source={json.dumps(data_place(data))}", "data.fallback=null"]
-    if name is not None:
-        settings.append(f"study={json.dumps(name)}")
-    study_file = None if config is None else absolute(config)
-    return load_config(study_file, preset=preset, overrides=settings)
 
 
 def _free_name(name: str, runs: Path) -> str:

@@ -20,6 +20,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only the outcome.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say every epoch.")]
+Config = Annotated[Path | None, typer.Argument(help="Study file (YAML).")]
+Preset = Annotated[
+    str | None, typer.Option(help="Study file that comes with the project, by name.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value.")
+]
+Data = Annotated[str | None, typer.Option(help="fashion-mnist, synthetic, or a directory.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster to train on: auto, or ray://HOST:10001. Else this machine."
+    ),
+]
+ThereToo = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a study on a cluster: the head, http://HOST:8265."),
+]
 DEFAULT_RUNS = Path("runs")
 
 
@@ -52,6 +70,24 @@ def absolute(path: Path) -> Path:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
+def resolve(
+    config: Path | None,
+    preset: str | None,
+    overrides: list[str] | None,
+    data: str | None,
+    name: str | None,
+) -> Any:
+    from search.config.config_file import load_config
+
+    settings = list(overrides or [])
+    if data is not None:
+        settings += [f"data.source={json.dumps(data_place(data))}", "data.fallback=null"]
+    if name is not None:
+        settings.append(f"study={json.dumps(name)}")
+    study_file = None if config is None else absolute(config)
+    return load_config(study_file, preset=preset, overrides=settings)
+
+
 def verbosity(quiet: bool, verbose: bool) -> Any:
     """Return the two options as one word."""
     return "quiet" if quiet else "verbose" if verbose else "normal"
@@ -67,9 +103,10 @@ def show(content: Any, as_json: bool, table: Callable[[], Any]) -> None:
     Console().print(table())
 
 
-def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
+def go_on(study: Any, images: Any, level: Any, as_json: bool, cluster: Any = None) -> None:
     """Search until the budget is spent, then retrain, test, export and report.
 
+    On this machine, or on a cluster that was joined.
     Leaves with exit code 130 where it was interrupted, and 2 where it cannot go on.
     """
     from search.drive.session import end_on_signals, ignore_signals
@@ -82,8 +119,8 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool) -> None:
     end_on_signals()
     try:
         done = study.state not in UNSEARCHED
-        if done or search(study, images, level):
-            show_result(study, finish(study, level), as_json)
+        if done or search(study, images, level, cluster):
+            show_result(study, finish(study, level, cluster), as_json)
             return
         report_study(study)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.loader import as_tensors
 from model.checkpoint import load_model
@@ -14,13 +14,17 @@ from model.export import export_model
 from search.config.config import StudyConfig
 from search.drive.keeper import Keeper
 from search.drive.session import session
+from search.drive.shelf import check_shelf, claim_shelf
 from search.drive.tensorboard import Board, Curves
+from search.engine.place import need_of, slots_of
 from search.engine.tuner import run_search
 from search.final.look import look_at_test, was_opened_for_others
-from search.final.retrain import plan_final_models, retrain, sha256
+from search.final.retrain import plan_final_models, retrain
+from search.final.training import sha256
 from search.machine.environment import describe_environment
+from search.machine.gpu_share import NOTED
 from search.machine.needs import check_disk
-from search.machine.slots import CHECKOUT, plan_slots
+from search.machine.slots import CHECKOUT
 from search.prune.settle import settle
 from search.record.dataset import StudyImages, load_images, settle_source
 from search.record.study import Study, StudyError, best_of, create
@@ -30,23 +34,43 @@ from search.screen.progress import RetrainScreen, Screen, Verbosity, download_pr
 from search.screen.result import build_result, final_metrics
 from search.words import data_caution
 
+if TYPE_CHECKING:
+    from search.engine.cluster import Cluster
+
 PROOF_IMAGES = 2000
 """Training images on which exported programs must agree with the live network."""
 
 
-def new_study(config: StudyConfig, runs: Path, verbosity: Verbosity) -> tuple[Study, StudyImages]:
+def new_study(
+    config: StudyConfig, runs: Path, verbosity: Verbosity, cluster: Cluster | None = None
+) -> tuple[Study, StudyImages]:
     """Load the data and make the study's folder, `runs/<study>`.
+
+    Args:
+        config: The study.
+        runs: Folder of the studies.
+        verbosity: How much is said of a download.
+        cluster: Joined; all its nodes are looked at before anything is made. None for this machine.
 
     Raises:
         DataError: The data cannot be had and no fallback is set.
-        StudyError: The folder is taken.
-        ValueError: A trial asks for more than this machine has.
+        StudyError: The folder is taken, or the store of the checkpoints cannot be used.
+        ValueError: A trial asks for more than there is, or a node of the cluster is not fit.
     """
-    slots = plan_slots(config.resources)  # refuses what is not there, before anything is made
+    slots_of(config.resources, cluster)  # refuses what is not there
+    check_shelf(config)
     with download_progress(verbosity) as progress:
         config, images, substitution = settle_source(config, progress)
+    if cluster is not None:
+        check_nodes(cluster, config, images, runs)
+    need = need_of(config, images.everything, cluster)
+    slots = slots_of(config.resources, cluster, need)
     config = settle(config, slots=slots.count)
     facts = {"data": images.facts(), "substitution": substitution}
+    if need is not None:
+        facts[NOTED] = need.to_dict()
+        if verbosity != "quiet":
+            sys.stderr.write(f"{need}; so each has {slots.gpus:g} of a GPU\n")
     study = create(
         config, runs / config.study, facts=facts, environment=describe_environment(CHECKOUT)
     )
@@ -69,22 +93,50 @@ def reopen_images(study: Study) -> StudyImages:
     return images
 
 
-def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
+def check_nodes(cluster: Cluster, config: StudyConfig, images: StudyImages, runs: Path) -> None:
+    """Look at every node of a cluster before a search, see `search.engine.preflight`.
+
+    Raises:
+        ValueError: A node is not fit.
+    """
+    from search.engine.preflight import preflight
+
+    preflight(cluster, config, images.train, runs)
+
+
+def search(
+    study: Study, images: StudyImages, verbosity: Verbosity, cluster: Cluster | None = None
+) -> bool:
     """Search until the budget is spent; return False if it was interrupted before.
 
     Raises:
+        StudyError: The store of the checkpoints cannot be used.
         ValueError: The disk cannot hold what the study needs at least.
     """
     study.note("halted", "")
-    check_disk(study)
+    need = need_of(study.config, images.everything, cluster, study.noted(NOTED))
+    if need is not None:  # begun where there was no GPU
+        study.note(NOTED, need.to_dict())
+    slots = slots_of(study.config.resources, cluster, need)
+    check_disk(study, slots.count)
+    check_shelf(study.config)
+    claim_shelf(study)
     blocks = study.config.search_space().max_blocks()
     board = Board(study.folder / "trials", max_blocks=blocks)
+    if cluster is not None and verbosity != "quiet":
+        sys.stderr.write(f"{cluster.describe(slots)}\n")
     try:
         with Screen(study, verbosity=verbosity) as screen:
             keeper = Keeper(study, say=screen.warn)
             # The keeper last: it deletes what no other observer is told of any more.
             driver = run_search(
-                study, images.train, images.validation, observers=(board, screen, keeper)
+                study,
+                images.train,
+                images.validation,
+                slots,
+                cluster=cluster,
+                observers=(board, screen, keeper),
+                say=screen.warn,
             )
             keeper.sweep()
     finally:
@@ -93,13 +145,13 @@ def search(study: Study, images: StudyImages, verbosity: Verbosity) -> bool:
     return not driver.interrupted
 
 
-def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
+def finish(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -> dict[str, Any]:
     """Retrain, look at the test set once, export, report; return the result.
 
     What was done before is not done again, so an interrupted end of a study can be gone on with.
     """
     if not is_retrained(study):
-        retrain_study(study, verbosity)
+        retrain_study(study, verbosity, cluster)
     if "groups" not in final_metrics(study):
         if was_opened_for_others(study):
             # An extended study has other final models: whether they are looked at is not for us.
@@ -116,7 +168,7 @@ def finish(study: Study, verbosity: Verbosity) -> dict[str, Any]:
     return report_study(study)
 
 
-def retrain_study(study: Study, verbosity: Verbosity) -> None:
+def retrain_study(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -> None:
     """Train the final models; curves go to final/<model>/. The old ones stay until all are done."""
     images = reopen_images(study)
     part = study.folder / "final.part"
@@ -131,7 +183,7 @@ def retrain_study(study: Study, verbosity: Verbosity) -> None:
             screen(name, epochs, metrics)
 
         try:
-            retrain(study, part, images.fingerprint, progress)
+            retrain(study, part, images, progress, cluster)
         finally:
             for curve in curves.values():
                 curve.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -44,6 +46,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section("fuzzed inputs")
         terminalreporter.write("".join(f"{line}\n" for line in lines))
+
+
+# Before anybody imports Ray, which reads it then: every Ray of these tests asks for this token.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @pytest.fixture(autouse=True, scope="session")

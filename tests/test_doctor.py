@@ -13,8 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
+from killing import Kill, Killed
 from sick_study import begin, content, copied, goes_on_as_if_nothing_had_been, killed, kinds, said
 from simulated_search import SEARCH, search_on, told
 from typer.testing import CliRunner
@@ -79,48 +79,26 @@ def test_a_killed_study_is_looked_at_without_a_trace_then_mended_and_goes_on(
     assert verify(study).difference is None
 
 
-class Killed(BaseException):
-    """Stands for the end of the driver's process."""
-
-
-@pytest.mark.parametrize("chance", range(2))
+@pytest.mark.parametrize("apart", [False, True])
 def test_a_driver_may_die_at_any_write(
-    chance: int,
+    apart: bool,
     patients: dict[str, Path],
     make_config: Callable[..., StudyConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    left = [math.inf]
-
-    def counted(write: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            return write(*args, **kwargs)
-
-        return call
-
-    storage = optuna.storages.RDBStorage
-    for owner, names in (
-        (Record, ("add_epoch", "add_event", "start_attempt", "end_attempt")),
-        (storage, ("_create_new_trial", "set_trial_intermediate_value")),
-        (storage, ("set_trial_state_values", "set_trial_user_attr")),
-    ):
-        for name in names:
-            monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-    folder, moments = begin(tmp_path / "small", make_config(**SEARCH)).folder, random.Random(chance)
+    kill = Kill(monkeypatch, apart=apart)
+    folder, moments = begin(tmp_path / "small", make_config(**SEARCH)).folder, random.Random(0)
     deaths, wrong = 0, ""
     while True:
-        left[0] = moments.randrange(5, 40)
+        kill.left = moments.randrange(5, 30)
         try:
             search_on(open_study(folder))
             break
         except Killed:
             deaths += 1
         finally:
-            left[0] = math.inf
+            kill.left = math.inf
         found = examine(folder, check=False)
         wrong += said(found)
         assert kinds(found) <= {"mended"}, str(found)

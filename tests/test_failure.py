@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from data.images import DataError
-from search.drive.failure import Failure, of_dead_worker, of_error
+from search.drive.failure import Failure, Failures, of_dead_worker, of_error
 from search.drive.patience import Patience
+from search.drive.shelf import ShelfError
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: TrialWorker
@@ -59,6 +60,14 @@ def test_a_full_disk_is_told_by_its_number() -> None:
     assert _raised(write).kind == "disk full"
     assert of_error(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))).kind == "disk full"
     assert of_error(PermissionError(errno.EACCES, "no")).kind == "bug"
+
+
+def test_checkpoints_out_of_reach_halt_the_study_and_blame_no_trial() -> None:
+    failure = of_error(ShelfError("cannot write to s3://bucket/small: it does not answer"))
+    assert failure.kind == "checkpoints out of reach"
+    answer = Failures(2).answer(failure, [], epochs=3)
+    assert answer.action == "halt"
+    assert answer.reason.startswith("checkpoints out of reach: ShelfError: cannot write to s3://")
 
 
 def test_the_cause_of_an_error_counts_where_it_tells_more() -> None:

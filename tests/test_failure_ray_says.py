@@ -48,7 +48,6 @@ def _told(reference: Any) -> Failure:
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Keep Ray to this machine and end it after the test."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     yield monkeypatch
     ray.shutdown()

@@ -18,6 +18,7 @@ from model.train import EpochMetrics
 from search.config.config import DataSection, StudyConfig
 from search.drive.driver import Driver
 from search.engine.tuner import run_search
+from search.machine.slots import plan_slots
 from search.propose.fidelity_sampler import UNTRAINABLE
 from search.prune.assignment import Assignment
 from search.prune.ladder import Decision
@@ -105,7 +106,9 @@ def search(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) ->
     study = create(config, tmp_path_factory.mktemp("runs") / "small", facts={}, environment={})
     images = load_images(config.data)
     saboteur = Saboteur(study)
-    driver = run_search(study, images.train, images.validation, observers=[saboteur])
+    driver = run_search(
+        study, images.train, images.validation, plan_slots(config.resources), observers=[saboteur]
+    )
     yield Search(study=open_study(study.folder), driver=driver, failures=saboteur.failures)
 
 

@@ -174,7 +174,7 @@ def test_the_temporary_files_of_killed_drivers_are_freed(tmp_path: Path, tempora
     with (alive / "driver.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as its driver does
         (left,) = collect_all(tmp_path, keep=None, dry_run=True)
-        assert (left.size, [waste.path for waste in left.waste]) == (10, [killed])
+        assert (left.size, [waste.path for waste in left.waste]) == (10, [str(killed)])
         assert killed.exists()
         assert collect_all(tmp_path, keep=None, dry_run=False) == [left]
         assert list(temporary.iterdir()) == [alive]

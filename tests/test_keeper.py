@@ -225,7 +225,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_said_and_the_search_goes_on(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("search.drive.keeper.discard", refuse)  # root may delete everything
+    monkeypatch.setattr("search.drive.shelf.discard", refuse)  # root may delete everything
     disk.train(0, {1: 0.3, 2: 0.4, 3: 0.5})
     assert disk.kept() == {0: [3, 2]}
     (told,) = said

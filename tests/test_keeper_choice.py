@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.drive.keeper import Choice, Holding, Standing, choose
+from search.drive.holdings import Choice, Holding, Standing, choose
 
 STANDINGS: tuple[Standing, ...] = ("running", "waiting", "cut short", "ended", "worthless")
 

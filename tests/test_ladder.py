@@ -279,11 +279,43 @@ def test_a_ladder_judges_by_the_share_that_is_kept() -> None:
         ladder.arrive(trial, 1, value)
     kept = [ladder.judge(trial, 1).action for trial in range(4)]
     assert kept == ["stop", "stop", "continue", "continue"]  # ceil(4 / 3)
-    best = ladder.promotable(1, among=range(4))
+    assert ladder.promotable(1) is None, "nobody waits"
+    for trial in (0, 3, 1):
+        ladder.wait(trial, 1)
+    best = ladder.promotable(1)
     assert best is not None and (best.trial, best.bracket) == (3, 2)  # floor(4 / 3)
-    assert ladder.promotable(1, among=[0, 1, 2]) is None
-    ladder.promoted[1].add(3)
-    assert ladder.promotable(1, among=range(4)) is None, "each goes on once"
+    assert (ladder.promotable(1, 3), ladder.promotable(1, 2)) == (best, None)
+    ladder.wait_no_more(3, 1)
+    assert ladder.promotable(1) is None, "each goes on once"
     assert (ladder.last_passed(0, 2), ladder.last_passed(0, 0), ladder.last_passed(9, 5)) == (
         *(1, None, None),
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrivals=st.lists(st.tuples(st.integers(0, 12), _VALUES), min_size=1, max_size=60),
+    factor=st.integers(2, 4),
+    competitors=st.integers(1, 4),
+)
+def test_ranks_and_cutoffs_are_those_of_a_count_of_all_values(
+    arrivals: list[tuple[int, float]], factor: int, competitors: int
+) -> None:
+    ladder = Ladder([1], eta=factor, min_competitors=competitors, bracket=0)
+    values: dict[int, float] = {}
+    for trial, value in arrivals:
+        ladder.arrive(trial, 1, value)  # again, where it has gone on from an older checkpoint
+        values[trial] = value
+        best = sorted(values.values(), reverse=True)
+        rank = 1 + sum(other > value for other in values.values())
+        judged, held = ladder.judge(trial, 1), ladder.hold(trial, 1)
+        assert (judged.rank, held.rank) == (rank, rank)
+        if len(values) <= competitors:
+            assert (judged.cutoff, judged.action) == (None, "continue")
+        else:
+            assert judged.cutoff == best[-(-len(values) // factor) - 1]
+            assert (judged.action == "continue") == (value >= judged.cutoff)
+        if len(values) > competitors and len(values) >= factor:
+            assert held.cutoff == best[len(values) // factor - 1]
+        else:
+            assert held.cutoff is None

@@ -57,35 +57,36 @@ def test_a_trial_is_written_as_it_was_proposed(study: optuna.Study, tmp_path: Pa
         assert trial.user_attrs == template.user_attrs
 
 
-def test_a_trial_is_written_whole_or_not_at_all(study: optuna.Study, tmp_path: Path) -> None:
-    ledger, left = Ledger(study), 0
-    ledger.add(_template(0))
-    (first,) = _read(study, tmp_path)
+class _Writes:
+    """Ends the process before one of the statements that write."""
 
-    def count(*args: Any) -> None:
-        nonlocal left
-        if str(args[2]).startswith("INSERT"):
-            left -= 1
-            if left < 0:
+    def __init__(self, study: optuna.Study) -> None:
+        self.left = 10**9
+        storage: Any = study._storage
+        sa.event.listen(storage._backend.engine, "before_cursor_execute", self._count)
+
+    def _count(self, *args: Any) -> None:
+        if str(args[2]).startswith(("INSERT", "UPDATE", "DELETE")):
+            self.left -= 1
+            if self.left < 0:
                 raise Killed
 
-    storage: Any = study._storage
-    engine = getattr(storage, "_backend", storage).engine
-    sa.event.listen(engine, "before_cursor_execute", count)
+
+def test_a_trial_is_written_whole_or_not_at_all(study: optuna.Study, tmp_path: Path) -> None:
+    Ledger(study).add(_template(0))
+    (first,) = _read(study, tmp_path)
+    writes = _Writes(study)
     deaths = 0
-    for writes in range(100):
-        left = writes
+    for writes.left in range(100):
         try:
             Ledger(study).add(_template(1))
         except Killed:
             deaths += 1
-            # The process is gone, and with it what it had not committed.
-            getattr(storage, "_backend", storage).scoped_session.remove()
             assert _read(study, tmp_path) == [first]
         else:
             break
-    # One for the trial itself, one for each parameter and each fact.
-    assert deaths == 1 + 2 + 3
+    # One for the trial itself, one for its parameters, one for its facts.
+    assert deaths == 3
     assert _read(study, tmp_path)[1].user_attrs == _template(1).user_attrs
 
 
@@ -112,31 +113,82 @@ def test_an_epoch_that_is_reported_again_is_replaced(study: optuna.Study, tmp_pa
     ("state", "value"),
     [(TrialState.COMPLETE, 0.7), (TrialState.PRUNED, 0.7), (TrialState.FAIL, 0.7)],
 )
-def test_a_trial_s_end_is_written_after_its_reason(
-    study: optuna.Study,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    state: TrialState,
-    value: float | None,
+def test_a_trial_s_end_is_written_with_its_reason_or_not_at_all(
+    study: optuna.Study, tmp_path: Path, state: TrialState, value: float | None
 ) -> None:
     ledger = Ledger(study)
     ledger.add(_template(0))
-    ledger.report(0, 1, 0.5)
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(study, "tell", killed)
-        with pytest.raises(Killed):
+    for epoch, reported in ((2, 0.5), (1, 0.6)):
+        ledger.report(0, epoch, reported)
+    (before,) = _read(study, tmp_path)
+    writes = _Writes(study)
+    deaths = 0
+    for writes.left in range(100):
+        try:
             ledger.end(0, state, value, {"reason": "because"})
-    (trial,) = _read(study, tmp_path)
-    # Killed in between it still runs: the next driver writes both again.
-    assert (trial.state, trial.user_attrs["reason"]) == (TrialState.RUNNING, "because")
-    ledger.end(0, state, value, {"reason": "because"})
+        except Killed:
+            deaths += 1
+            assert _read(study, tmp_path) == [before]
+        else:
+            break
+    # The reason, the state, and the value where there is one.
+    assert deaths == (2 if state == TrialState.FAIL else 3)
     (trial,) = _read(study, tmp_path)
     assert (trial.state, trial.user_attrs["reason"]) == (state, "because")
     assert trial.value == {"COMPLETE": 0.7, "PRUNED": 0.5, "FAIL": None}[state.name]
+    writes.left = 10**9
+    with pytest.raises(AssertionError, match="trial 0 has ended already"):
+        ledger.end(0, state, value, {})
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+@pytest.mark.parametrize("reported", [{}, {1: 0.25, 3: 0.5, 2: 0.75}])
+def test_the_rows_are_those_that_optuna_itself_would_write(
+    tmp_path: Path, state: TrialState, reported: dict[int, float]
+) -> None:
+    kinds = ("ours", "memory", "optuna's")
+    studies = {
+        kind: optuna.create_study(
+            storage=None if kind == "memory" else f"sqlite:///{tmp_path / kind}.db",
+            direction="maximize",
+        )
+        for kind in kinds
+    }
+    facts = {"reason": "because", "nested": {"of": [1, 2.5, None]}}
+    value = 0.1 + 0.2 if state == TrialState.COMPLETE else None
+    for kind in ("ours", "memory"):
+        ledger = Ledger(studies[kind])
+        for number in (0, 1):
+            ledger.add(_template(number))
+        for epoch, accuracy in reported.items():
+            ledger.report(0, epoch, accuracy)
+        ledger.end(0, state, value, facts)
+    theirs = studies["optuna's"]
+    storage = theirs._storage
+    for number in (0, 1):
+        storage.create_new_trial(theirs._study_id, _template(number))
+    key = theirs.get_trials()[0]._trial_id
+    for epoch, accuracy in reported.items():
+        storage.set_trial_intermediate_value(key, epoch, accuracy)
+    for name, fact in facts.items():
+        storage.set_trial_user_attr(key, name, fact)
+    theirs.tell(0, value, state=state)
+    seen = {kind: [_plain(trial) for trial in studies[kind].get_trials()] for kind in kinds}
+    assert seen["ours"] == seen["optuna's"] == seen["memory"]
+    if state == TrialState.COMPLETE:
+        assert len({study.best_trial.number for study in studies.values()}) == 1
+    # Times, in Optuna's own words: within a minute of each other, in the same time zone.
+    times = [study.get_trials()[0] for study in studies.values()]
+    for when in ("datetime_start", "datetime_complete"):
+        stamps = [getattr(trial, when).timestamp() for trial in times]
+        assert max(stamps) - min(stamps) < 60
+
+
+def _plain(trial: FrozenTrial) -> list[Any]:
+    return [
+        *(trial.number, trial.state, trial.params, trial.distributions, trial.values),
+        *(trial.user_attrs, trial.system_attrs, trial.intermediate_values),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["open", "opened", "memory"])

@@ -69,6 +69,22 @@ def test_disk_grows_with_the_trials_that_wait_until_the_quota(
     assert checkpoints(100_000, asha=stopping, checkpoints=few) == live
 
 
+def test_checkpoints_in_a_store_need_no_disk(
+    make_config: MakeConfig, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    far = {"url": "s3://bucket/prefix"}
+    need = disk_need(
+        make_config(checkpoints=far), tmp_path, trials=10, slots=2, checkpoint=5e6, model=1e6
+    )
+    assert "checkpoints" not in need.parts
+    assert need.total > 0
+    space = {"num_blocks": 1, "filters": {"choice": [64, 96]}, "dense_width": 512}
+    final = {"seeds": 1, "baseline_seeds": 0, "export": False}
+    config = make_config(space=space | {"learning_rate": 0.1}, final=final, checkpoints=far)
+    place = small_disk(60_000_000) / "small"
+    check_disk(create(config, place, facts=FACTS, environment={}), 4)
+
+
 @pytest.mark.parametrize("section", [{"max_gb": 0.0}, {"max_gb": -1.0}, {"keep_best": -1}])
 def test_a_quota_of_nothing_is_refused(make_config: MakeConfig, section: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(section))):
@@ -92,12 +108,12 @@ def test_a_search_is_refused_where_the_disk_cannot_hold_its_checkpoints(
     space = {"num_blocks": 1, "filters": {"choice": [64, 96]}, "dense_width": 512}
     config = make_config(space=space | {"learning_rate": 0.1})
     large = create(config, tmp_path / "large", facts=FACTS, environment={})
-    check_disk(large)
+    check_disk(large, 2)
     assert low_disk(tmp_path) == ""
     disk = small_disk(60_000_000)
     small = create(config, disk / "small", facts=FACTS, environment={})
     with pytest.raises(ValueError) as refused:
-        check_disk(small)
+        check_disk(small, 2)
     text = str(refused.value)
     assert text.startswith("disk: small needs at least ")
     assert f"are free at {disk / 'small'}; free some (`gc`" in text
@@ -112,4 +128,4 @@ def test_a_search_that_fits_is_not_refused_for_the_trials_that_may_wait(
         budget={"trials": 10**6}, final={"seeds": 1, "baseline_seeds": 0, "export": False}
     )
     place = small_disk(30_000_000) / "small"
-    check_disk(create(config, place, facts=FACTS, environment={}))
+    check_disk(create(config, place, facts=FACTS, environment={}), 2)

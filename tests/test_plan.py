@@ -19,6 +19,7 @@ import search.plan.plan as planning
 from model.config import Configuration
 from search.config.config import StudyConfig
 from search.machine.bench import Measured
+from search.machine.gpu_share import GpuNeed
 from search.machine.needs import Need
 from search.machine.probe import Probed
 from search.machine.slots import Slots, available_cpus
@@ -109,6 +110,23 @@ def test_a_plan_predicts_times_trials_and_rungs(plan: Callable[..., Plan]) -> No
     assert forecast.wall.median == pytest.approx(
         forecast.search.median + forecast.retrain.median + forecast.rest.median, rel=0.01
     )
+
+
+def test_what_a_trial_needs_of_a_gpu_is_on_the_page(plan: Callable[..., Plan]) -> None:
+    need = GpuNeed(
+        training=1_400_000_000,
+        context=500_000_000,
+        images=100_000_000,
+        configuration={"network": {"filters": [64, 128]}, "training": {"batch_size": 512}},
+        parameters=1_234_567,
+        device="a GPU",
+    )
+    made = plan()
+    assert made.conditions["gpu_need"] is None
+    on_gpu = replace(made, conditions=made.conditions | {"gpu_need": need.to_dict()})
+    page = " ".join(page_of(on_gpu).replace("│", " ").split())
+    assert "GPU a trial takes up to 2.0 GB of GPU memory" in page
+    assert "filters 64-128, batches of 512" in page
 
 
 def test_json_has_every_key_before_and_after_a_refusal(plan: Callable[..., Plan]) -> None:

@@ -317,7 +317,7 @@ def test_every_limit_has_a_bar_in_the_search_and_in_the_record(
     make_study: MakeStudy, shape: ImageShape, make_epoch: MakeEpoch, monkeypatch: Any
 ) -> None:
     clock = [time.time()]
-    for module in ("record", "progress"):
+    for module in ("record.record", "screen.progress"):
         monkeypatch.setattr(f"search.{module}.time.time", lambda: clock[0])
     budget = {"trials": 30, "device_hours": 2.0, "plateau_trials": 9, "regret_bound": 0.001}
     study = make_study(asha={"enabled": False}, max_epochs=1, budget=budget, baselines=[])

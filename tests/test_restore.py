@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from killing import Kill, Killed
 
 from data.images import ImageShape
 from model.config import Configuration
@@ -20,7 +21,7 @@ from search.drive.driver import Driver
 from search.drive.failure import Failure
 from search.propose.sampler import ASK_SECONDS
 from search.prune.assignment import Assignment
-from search.record.record import EventRow, Record
+from search.record.record import EventRow
 from search.record.study import Study, create, open_study
 from search.seeds import derive_seed
 
@@ -36,39 +37,16 @@ SEARCH: dict[str, Any] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for the end of the driver's process."""
-
-
-class Kill:
-    """Ends the driver just before one of its writes to the record."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left = math.inf
-        """Writes until the end."""
-        storage = optuna.storages.RDBStorage
-        for owner, names in (
-            (Record, ["add_epoch", "add_event", "start_attempt", "place_attempt", "end_attempt"]),
-            (storage, ["_create_new_trial", "set_trial_intermediate_value"]),
-            (storage, ["set_trial_state_values", "set_trial_user_attr"]),
-        ):
-            for name in names:
-                monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
-
-    def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return write(*args, **kwargs)
-
-        return counted
+@pytest.fixture(params=["in steps", "apart"])
+def kill(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Kill:
+    """Return what kills a driver when a test asks for it."""
+    return Kill(monkeypatch, apart=request.param == "apart")
 
 
 @pytest.fixture
-def kill(monkeypatch: pytest.MonkeyPatch) -> Kill:
-    """Return what kills a driver when a test asks for it."""
-    return Kill(monkeypatch)
+def kill_in_a_step(monkeypatch: pytest.MonkeyPatch) -> Kill:
+    """Return what kills a driver so that half a step stays, as it did in earlier versions."""
+    return Kill(monkeypatch, apart=True)
 
 
 def _accuracy(configuration: Configuration, epoch: int) -> float:
@@ -157,7 +135,7 @@ def test_a_search_killed_again_and_again_is_the_search_that_never_was(
     create(make_config(**SEARCH), tmp_path / "killed", facts={}, environment={})
     workers = Workers(make_epoch)
     deaths = 0
-    while deaths < 300:
+    while deaths < 500:
         study = open_study(tmp_path / "killed")
         kill.left = writes
         try:
@@ -177,15 +155,15 @@ def test_a_search_killed_again_and_again_is_the_search_that_never_was(
 
 
 def test_a_proposal_that_was_about_to_be_refused_is_not_trained(
-    tmp_path: Path, make_config: MakeConfig, shape: ImageShape, kill: Kill
+    tmp_path: Path, make_config: MakeConfig, shape: ImageShape, kill_in_a_step: Kill
 ) -> None:
     config = make_config(baselines=["seed-64"], limits={"parameters": 20_000}, budget={"trials": 2})
     study = create(config, tmp_path / "refused", facts={}, environment={})
     driver = Driver(study, shape=shape, slots=1)
-    kill.left = 2  # it is in the study and was told; its end is still to come
+    kill_in_a_step.left = 2  # it is in the study and was told; its end is still to come
     with pytest.raises(Killed):
         driver.next()
-    kill.left = math.inf
+    kill_in_a_step.left = math.inf
     assert study.trial(0).outcome == "running"
     study = open_study(tmp_path / "refused")
     driver = Driver(study, shape=shape, slots=3)
@@ -252,17 +230,21 @@ PROMOTION: dict[str, Any] = {"form": "promotion", "reduction_factor": 2, "min_co
 
 
 def test_a_promotion_that_was_told_is_not_made_again(
-    tmp_path: Path, make_config: MakeConfig, make_epoch: MakeEpoch, shape: ImageShape, kill: Kill
+    tmp_path: Path,
+    make_config: MakeConfig,
+    make_epoch: MakeEpoch,
+    shape: ImageShape,
+    kill_in_a_step: Kill,
 ) -> None:
     study = create(make_config(asha=PROMOTION), tmp_path / "p", facts={}, environment={})
     driver = Driver(study, shape=shape, slots=1)
     for trial, value in ((0, 0.7), (1, 0.3)):
         driver.next()
         driver.on_epoch(trial, make_epoch(1, value))
-    kill.left = 1  # the promotion is in the record; its attempt is still to come
+    kill_in_a_step.left = 1  # the promotion is in the record; its attempt is still to come
     with pytest.raises(Killed):
         driver.next()
-    kill.left = math.inf
+    kill_in_a_step.left = math.inf
     study = open_study(tmp_path / "p")
     driver = Driver(study, shape=shape, slots=2)
     again = driver.next()
@@ -447,7 +429,7 @@ def test_four_slots_killed_at_random_moments_decide_as_if_never_killed(
     while True:
         study = open_study(tmp_path / "killed")
         # Oftener where more can go wrong: every kill costs a tenth of a second.
-        kill.left = moments.randrange(5, 30 if kind in ("stopping", "promotion") else 50)
+        kill.left = moments.randrange(5, 20 if kind in ("stopping", "promotion") else 35)
         try:
             driver = clock.run(study, shape, slots=4)
             break

@@ -19,8 +19,7 @@ from search.machine.slots import plan_slots
         (8, 0, {"cpus_per_trial": 3}, (2, 3, 0.0)),
         (8, 0, {"max_concurrent": 3}, (3, 1, 0.0)),
         (2, 0, {"max_concurrent": 8}, (2, 1, 0.0)),
-        (16, 1, {}, (4, 1, 0.25)),  # auto: a quarter of a GPU
-        (2, 1, {}, (2, 1, 0.25)),
+        (16, 2, {}, (2, 1, 1.0)),  # auto: a whole GPU, unless it was measured
         (16, 1, {"gpus_per_trial": 0.1}, (10, 1, 0.1)),
         (16, 2, {"gpus_per_trial": 0.4}, (4, 1, 0.4)),  # a share does not lie on two GPUs
         (16, 8, {"gpus_per_trial": 2}, (4, 1, 2.0)),

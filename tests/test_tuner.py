@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 import torch
 
 from data.loader import as_tensors
@@ -21,6 +26,7 @@ from search.config.config import DataSection, StudyConfig
 from search.drive.checkpoints import checkpoint_path, found
 from search.drive.driver import Driver
 from search.engine.tuner import run_search
+from search.machine.slots import plan_slots
 from search.prune.assignment import Assignment
 from search.prune.ladder import Decision
 from search.record.dataset import StudyImages, load_images
@@ -76,6 +82,44 @@ class Killer:
 
 
 @dataclass
+class Neighbour:
+    """An observer that tries, once, what others on this machine or its network might."""
+
+    listening: set[str] = field(default_factory=set)
+    """Addresses that processes of the search listen at."""
+    told: str = ""
+    """What Ray answers to one with another token."""
+
+    def started(self, assignment: Assignment, origin: str) -> None:
+        """Look who listens, and knock."""
+        if self.listening:
+            return
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            with suppress(psutil.Error):
+                found = process.net_connections("inet")
+                self.listening |= {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
+        address = ray.get_runtime_context().gcs_address
+        script = f"import ray; from ray._raylet import GcsClient; GcsClient(address={address!r})"
+        other = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+        answer = subprocess.run(
+            [sys.executable, "-c", script], env=other, capture_output=True, text=True
+        )
+        self.told = answer.stderr if answer.returncode else "welcome"
+
+    def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
+        """Look no more."""
+
+    def failed(self, trial: int, failure: str, reason: str) -> None:
+        """Look no more."""
+
+    def ended(self, trial: int, outcome: str, reason: str) -> None:
+        """Look no more."""
+
+    def stopping(self, reason: str) -> None:
+        """Look no more."""
+
+
+@dataclass
 class Search:
     """What is left after the search."""
 
@@ -83,6 +127,7 @@ class Search:
     images: StudyImages
     driver: Driver
     killed: dict[int, int]
+    neighbour: Neighbour
     handlers: tuple[Any, Any]
     """What signals did before and after."""
 
@@ -118,17 +163,32 @@ def search(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) ->
     folder = tmp_path_factory.mktemp("runs") / "small"
     study = create(config, folder, facts={}, environment={})
     images = load_images(config.data)
-    killer = Killer(study)
+    killer, neighbour = Killer(study), Neighbour()
     before = [signal.getsignal(number) for number in SIGNALS]
-    driver = run_search(study, images.train, images.validation, observers=[killer])
+    driver = run_search(
+        study,
+        images.train,
+        images.validation,
+        plan_slots(config.resources),
+        observers=[neighbour, killer],
+    )
     after = [signal.getsignal(number) for number in SIGNALS]
     yield Search(
         study=open_study(folder),
         images=images,
         driver=driver,
         killed=killer.killed,
+        neighbour=neighbour,
         handlers=(before, after),
     )
+
+
+@on_ray
+def test_only_this_machine_reaches_our_ray_and_only_with_its_token(search: Search) -> None:
+    assert search.neighbour.listening
+    outside = {a for a in search.neighbour.listening if not a.endswith("127.0.0.1") and a != "::1"}
+    assert not outside
+    assert "uthenticat" in search.neighbour.told
 
 
 @on_ray
@@ -264,7 +324,9 @@ def test_a_trial_that_waits_gives_its_slot_back_and_goes_on_from_its_checkpoint(
     )
     study = create(config, tmp_path / "waiting", facts={}, environment={})
     images = load_images(config.data)
-    driver = run_search(study, images.train, images.validation, observers=[])
+    driver = run_search(
+        study, images.train, images.validation, plan_slots(config.resources), observers=[]
+    )
     assert driver.done and not driver.interrupted
     trials = study.trials()
     assert sorted(trial.outcome for trial in trials) == ["complete", "pruned", "pruned"]

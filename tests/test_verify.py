@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
+from killing import Kill, Killed
 from typer.testing import CliRunner
 
 from data.images import ImageShape
@@ -177,35 +177,7 @@ def test_the_searches_had_failures_lost_workers_and_epochs_trained_twice(
     assert len(told) > len(set(told))
 
 
-class Killed(BaseException):
-    """Stands for the end of the driver's process."""
-
-
-@pytest.fixture
-def writes_left(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return how many writes the driver may still make; with none left, it is killed."""
-    left = [math.inf]
-
-    def counted(write: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            return write(*args, **kwargs)
-
-        return call
-
-    storage = optuna.storages.RDBStorage
-    for owner, names in (
-        (Record, ("add_epoch", "add_event", "start_attempt", "end_attempt")),
-        (storage, ("_create_new_trial", "set_trial_intermediate_value")),
-        (storage, ("set_trial_state_values", "set_trial_user_attr")),
-    ):
-        for name in names:
-            monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-    return left
-
-
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kind", ["stopping", "promotion"])
 def test_a_search_that_was_killed_is_derived_again_at_each_of_its_deaths(
     kind: str,
@@ -213,20 +185,22 @@ def test_a_search_that_was_killed_is_derived_again_at_each_of_its_deaths(
     begin: Callable[..., Study],
     make_epoch: MakeEpoch,
     shape: ImageShape,
-    writes_left: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    apart: bool,
 ) -> None:
     begin(tmp_path / "killed", kind)
+    kill = Kill(monkeypatch, apart=apart)
     moments, deaths = random.Random(kind), 0
     while True:
         study = open_study(tmp_path / "killed")
-        writes_left[0] = moments.randrange(10, 40)
+        kill.left = moments.randrange(8, 25)
         try:
             Workers(make_epoch, shape).finish(study)
             break
         except Killed:
             deaths += 1
         finally:
-            writes_left[0] = math.inf
+            kill.left = math.inf
         if deaths % 4 == 0:
             found = verify(open_study(tmp_path / "killed"))
             assert found.difference is None, str(found)

@@ -15,10 +15,11 @@ from model.tensor_file import CheckpointError, read_tensors
 from search.care.diagnosis import Found
 from search.care.gc import waste_of
 from search.config.config_file import load_config
-from search.drive.checkpoints import discard, found
+from search.drive.checkpoints import discard
 from search.drive.extend import write_config
+from search.drive.shelf import Shelf, ShelfError, shelf_of
 from search.engine.ray_root import sweep
-from search.final.retrain import sha256
+from search.final.training import sha256
 from search.record.study import Study, StudyError, Trial
 from search.screen.result import final_metrics
 from search.words import one_line
@@ -34,13 +35,17 @@ def trial_files(study: Study, going: Mapping[int, Trial]) -> Iterator[Found]:
         study: Whose record is in order, and that nobody works on.
         going: Its trials that can go on, by number.
     """
-    for trial in going.values():
-        yield from _checkpoints(study, trial)
+    shelf = shelf_of(study)
     words = {"half written": "was never finished", "of no trial": "is of no trial"}
-    for waste in waste_of(study):
-        if waste.kind in words:
-            what = f"{_inside(study, waste.path)} {words[waste.kind]} ({decimal(waste.size)})"
-            yield Found(what=what, how="it is removed", cure=partial(discard, waste.path))
+    try:
+        for trial in going.values():
+            yield from _checkpoints(study, shelf, trial)
+        for waste in waste_of(study):
+            if waste.kind in words:
+                what = f"{_inside(study, waste.path)} {words[waste.kind]} ({decimal(waste.size)})"
+                yield Found(what=what, how="it is removed", cure=waste.free)
+    except ShelfError as error:
+        yield Found(what=str(error), how="mend that first: the study cannot go on without")
 
 
 def leftovers(study: Study) -> Iterator[Found]:
@@ -78,7 +83,10 @@ def outcome_files(study: Study) -> Iterator[Found]:
 
 def much_waste(study: Study) -> Iterator[str]:
     """Yield a line on the checkpoints that nobody needs, if they are worth it."""
-    size = sum(waste.size for waste in waste_of(study) if waste.kind == "checkpoints")
+    try:
+        size = sum(waste.size for waste in waste_of(study) if waste.kind == "checkpoints")
+    except ShelfError:
+        return  # told already
     if size > _MUCH:
         yield (
             f"checkpoints that nobody needs take {decimal(size)}; free them with:"
@@ -86,44 +94,47 @@ def much_waste(study: Study) -> Iterator[str]:
         )
 
 
-def _checkpoints(study: Study, trial: Trial) -> Iterator[Found]:
-    useless: list[tuple[Path, str]] = []
+def _checkpoints(study: Study, shelf: Shelf, trial: Trial) -> Iterator[Found]:
+    useless: list[tuple[int, str]] = []
     sound = 0
-    for epoch, path in found(study.trial_folder(trial.number)):
+    for epoch in shelf.sizes(trial.number):
+        name = _inside(study, shelf.name(trial.number, epoch))
         try:
-            why = _why_useless(path, trial, epoch)
+            why = _why_useless(shelf, trial, epoch)
         except OSError as error:
-            what = f"{_inside(study, path)} cannot be read: {error.strerror or error}"
+            what = f"{name} cannot be read: {error.strerror or error}"
             yield Found(what=what, how="see who owns it, and whether its disk is in order")
             return
         if why:
-            useless.append((path, f"{_inside(study, path)} {why}"))
+            useless.append((epoch, f"{name} {why}"))
         sound = sound or (0 if why else epoch)
     place = f"goes on from epoch {sound}" if sound else "starts again from its first epoch"
-    for path, what in useless:
+    for epoch, what in useless:
         how = f"it is removed, and {trial.name} {place}"
-        yield Found(what=what, how=how, cure=partial(discard, path))
+        yield Found(what=what, how=how, cure=partial(shelf.discard, trial.number, epoch))
 
 
-def _why_useless(path: Path, trial: Trial, epoch: int) -> str:
+def _why_useless(shelf: Shelf, trial: Trial, epoch: int) -> str:
     """Return why a trial cannot go on from a checkpoint, as its worker would see it, or nothing.
 
     Raises:
         OSError: It cannot be read now; whether it is sound is not known.
+        ShelfError: The same, of a store.
     """
-    if path.is_dir():
-        return "is a folder"
-    if path.stat().st_size > available_memory():
-        raise OSError("it is larger than the memory that is free")
-    try:
-        header, _ = read_tensors(path)
-        written = Configuration.from_dict(header["configuration"])
-    except CheckpointError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
-        return f"is damaged ({one_line(str(error)).removeprefix(f'{path} ')})"
-    except (LookupError, TypeError, ValueError):
-        return "is no checkpoint of this version"
+    with shelf.reading(trial.number, epoch) as path:
+        if path.is_dir():
+            return "is a folder"
+        if path.stat().st_size > available_memory():
+            raise OSError("it is larger than the memory that is free")
+        try:
+            header, _ = read_tensors(path)
+            written = Configuration.from_dict(header["configuration"])
+        except CheckpointError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            return f"is damaged ({one_line(str(error)).removeprefix(f'{path} ')})"
+        except (LookupError, TypeError, ValueError):
+            return "is no checkpoint of this version"
     ours = Configuration.from_dict(trial.configuration or {})
     if (header["kind"], header.get("epoch"), written) != ("checkpoint", epoch, ours):
         return "is of another training"
@@ -186,5 +197,6 @@ def _export(study: Study) -> Iterator[Found]:
         yield Found(what=f"export/{one_line(name)} {is_there}", how=how)
 
 
-def _inside(study: Study, path: Path) -> str:
-    return one_line(str(path.relative_to(study.folder)))
+def _inside(study: Study, path: Path | str) -> str:
+    """Return a path as seen from the study's folder; an address in a store as it is."""
+    return one_line(str(path).removeprefix(f"{study.folder}/"))

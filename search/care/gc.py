@@ -1,17 +1,17 @@
-"""Free the disk of what no study needs; nothing of a study that is being worked on is touched.
+"""Free the disk, or a store, of what no study needs; a study that is worked on is left alone.
 
-Checkpoints beyond what `search.drive.keeper` keeps, what a killed process left half written,
+Checkpoints beyond what `search.drive.holdings` keeps, what a killed process left half written,
 folders of trials that the record does not know, what killed drivers left in the temporary folder.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from search.drive.checkpoints import checkpoint_path, parts
-from search.drive.keeper import choose, holdings_of
+from search.drive.checkpoints import discard, parts
+from search.drive.holdings import choose, holdings_of
+from search.drive.shelf import shelf_of
 from search.engine.ray_root import sweep
 from search.record.lock import hold
 from search.record.study import Study, StudyError, open_study
@@ -39,12 +40,15 @@ _PLAN_SECONDS = 3600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waste:
-    """A file or folder that is not needed."""
+    """A file, a folder or an object that is not needed."""
 
     kind: Kind
-    path: Path
+    path: str
+    """Or its address in a store."""
     size: int
     """In bytes, with all that is in it."""
+    free: Callable[[], object] = field(compare=False)
+    """Deletes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +67,7 @@ class Freed:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `gc --json` prints of it."""
-        freed = [{"kind": w.kind, "path": str(w.path), "bytes": w.size} for w in self.waste]
+        freed = [{"kind": w.kind, "path": w.path, "bytes": w.size} for w in self.waste]
         return {"name": self.name, "skipped": self.skipped, "bytes": self.size, "freed": freed}
 
 
@@ -76,7 +80,8 @@ def collect(folder: Path, *, keep: int | None, dry_run: bool) -> Freed:
         dry_run: Delete nothing.
 
     Raises:
-        StudyError: There is no study that can be read, or it is being worked on.
+        StudyError: There is no study that can be read, it is being worked on, or the store of its
+            checkpoints does not answer.
         OSError: Something cannot be deleted.
     """
     study = open_study(folder)
@@ -92,11 +97,15 @@ def collect_all(runs: Path, *, keep: int | None, dry_run: bool) -> list[Freed]:
     # First what needs no record: on a disk without any room, none can be opened.
     latest = time.time() - _PLAN_SECONDS
     old = [path for path in sorted(runs.glob(_PLANS)) if path.lstat().st_mtime < latest]
-    plans = tuple(Waste(kind="half written", path=p, size=_size(p)) for p in old)
+    plans = tuple(_of_disk("half written", path) for path in old)
     if not dry_run:
         _delete(plans)
     roots = sweep(dry_run=dry_run)
-    temporary = tuple(Waste(kind="temporary", path=r.folder, size=r.bytes) for r in roots)
+    temporary = tuple(
+        # Swept already, if at all.
+        Waste(kind="temporary", path=str(r.folder), size=r.bytes, free=lambda: None)
+        for r in roots
+    )
     found = []
     for folder in sorted(path.parent for path in runs.glob("*/config.yaml")):
         try:
@@ -108,29 +117,45 @@ def collect_all(runs: Path, *, keep: int | None, dry_run: bool) -> list[Freed]:
 
 
 def waste_of(study: Study, *, keep: int | None = None) -> Iterator[Waste]:
-    """Find what a study that nobody works on does not need; `keep` as in `collect`."""
-    limits, holdings = study.config.checkpoints, holdings_of(study)
+    """Find what a study that nobody works on does not need; `keep` as in `collect`.
+
+    Raises:
+        ShelfError: The store of its checkpoints does not answer.
+    """
+    limits, shelf = study.config.checkpoints, shelf_of(study)
+    there = shelf.all_sizes()
+    holdings = holdings_of(study, there)
     choice = choose(
         holdings.values(),
         keep_best=limits.keep_best if keep is None else keep,
         max_bytes=None if limits.max_gb is None else limits.max_gb * 1e9,
     )
-    for trial, epoch in sorted((*choice.surplus, *choice.squeezed)):
-        path = checkpoint_path(study.trial_folder(trial), epoch)
-        yield Waste(kind="checkpoints", path=path, size=_size(path))
+    needless: list[tuple[Kind, int, int]] = [
+        ("checkpoints", *one) for one in sorted((*choice.surplus, *choice.squeezed))
+    ]
+    if shelf.far:  # of a folder, all that is in it goes, below
+        unknown = sorted(there.keys() - holdings.keys())
+        needless += [("of no trial", trial, epoch) for trial in unknown for epoch in there[trial]]
+    for kind, trial, epoch in needless:
+        yield Waste(
+            kind=kind,
+            path=shelf.name(trial, epoch),
+            size=there[trial][epoch],
+            free=partial(shelf.discard, trial, epoch),
+        )
     folders = [path for path in sorted((study.folder / "trials").glob("t*")) if path.is_dir()]
     for folder in folders:
         match = _TRIAL.fullmatch(folder.name)
         if match and int(match[1]) not in holdings:
-            yield Waste(kind="of no trial", path=folder, size=_size(folder))
+            yield _of_disk("of no trial", folder)
         else:
             for path in parts(folder):
-                yield Waste(kind="half written", path=path, size=_size(path))
+                yield _of_disk("half written", path)
     for path in sorted(study.folder.iterdir()):
         match = _TEMPORARY.fullmatch(path.name)
         left = match and not psutil.pid_exists(int(match[1]))
         if left or path.name in ("final.part", "export.part") or _EXPORT.fullmatch(path.name):
-            yield Waste(kind="half written", path=path, size=_size(path))
+            yield _of_disk("half written", path)
 
 
 def freed_page(found: Sequence[Freed], *, dry_run: bool) -> RenderableType:
@@ -152,11 +177,12 @@ def freed_page(found: Sequence[Freed], *, dry_run: bool) -> RenderableType:
 
 
 def _delete(waste: Sequence[Waste]) -> None:
-    for path in (one.path for one in waste):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for one in waste:
+        one.free()
+
+
+def _of_disk(kind: Kind, path: Path) -> Waste:
+    return Waste(kind=kind, path=str(path), size=_size(path), free=partial(discard, path))
 
 
 def _size(path: Path) -> int:

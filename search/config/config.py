@@ -15,6 +15,7 @@ from model.config import Configuration
 from search.config.baselines import BASELINES
 from search.config.database_url import check_url
 from search.config.space import Space
+from search.config.store_url import parse_store_url
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -175,9 +176,12 @@ class ResourcesSection(Section):
     cpus_per_trial: Positive = 1
     """CPU threads of one trial."""
     gpus_per_trial: float | Literal["auto"] = "auto"
-    """GPU share of one trial; `auto`: 0 without a GPU, else one GPU divided by 4."""
+    """GPU share of one trial; `auto`: 0 without a GPU, else by the memory that the largest network
+    of the space takes there, as measured."""
     max_concurrent: Positive | Literal["auto"] = "auto"
     """Trials at a time; `auto`: as many as the CPUs and GPUs hold."""
+    cpu_nodes: bool = True
+    """On a cluster whose trials use GPUs: whether nodes without one train trials too, slower."""
     hang_seconds: float | Literal["auto"] = "auto"
     """A worker that has finished no epoch for so long is taken for hung and ended; `auto`: 20 times
     what a probe and the epochs so far let expect, two minutes at least."""
@@ -198,13 +202,23 @@ class ResourcesSection(Section):
 
 
 class CheckpointsSection(Section):
-    """Which networks of the search stay on the disk. Trials that go on keep theirs in any case."""
+    """Which networks of the search are kept, and where. Trials that go on keep theirs anyway."""
 
+    url: str | None = None
+    """`s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX` to keep them in an object store, below the name
+    of the study; null for the study's folder. Who may enter it is for the environment to say."""
     keep_best: int = Field(default=3, ge=0)
     """Best trials that have ended whose network is kept, as it was at its best epoch."""
     max_gb: float | None = Field(default=5.0, gt=0)
     """GB (10^9 bytes) of all checkpoints of the study; null for no limit. Over it, the least useful
     are deleted first, those of running trials never."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_in_a_store(cls, url: str | None) -> str | None:
+        if url is not None:
+            parse_store_url(url)
+        return url
 
 
 class FinalSection(Section):

@@ -1,8 +1,9 @@
 """The checkpoints in one trial's folder: trials/t0007/e0003.safetensors, one file a kept epoch.
 
-A worker writes them while its trial runs: it saves an epoch, then calls `tidy`, then reports. What
-is left when the trial waits or has ended is decided by `search.drive.keeper`. `load_checkpoint` of
-`model.checkpoint` reads any of them: to train on, or to use the network as it was at that epoch.
+A worker writes them while its trial runs, through a shelf (`search.drive.shelf`): it saves an
+epoch, then tidies, then reports. What is left when the trial waits or has ended is decided by
+`search.drive.holdings`. `load_checkpoint` of `model.checkpoint` reads any of them: to train on, or
+to use the network as it was at that epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 _NAME = re.compile(r"e(\d{4,})\.safetensors")
 _PART = re.compile(r"\.e\d{4,}\.safetensors\.[0-9a-f]+\.part")
-_NEWEST = 2  # the last, and the one to fall back to where that is damaged
+NEWEST = 2
+"""Kept while a trial runs: the last, and the one to fall back to where that is damaged."""
 _PART_SECONDS = 600.0  # a younger one may be of a worker that was given up but is still alive
 
 
@@ -62,9 +64,8 @@ def tidy(folder: Path, *, best_epoch: int | None) -> None:
     discarded: a damaged one that is newer than the epoch trained would count as one of the two.
     """
     there = found(folder)
-    surplus = [path for epoch, path in there[_NEWEST:] if epoch != best_epoch]
-    if surplus:
-        _reach_the_disk(folder)
+    # The newest one's name is on the disk already (`write_whole`): a power cut keeps it.
+    surplus = [path for epoch, path in there[NEWEST:] if epoch != best_epoch]
     for path in [*surplus, *parts(folder, seconds=_PART_SECONDS)]:
         discard(path)
 
@@ -76,17 +77,3 @@ def discard(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _reach_the_disk(folder: Path) -> None:
-    """Wait until the newest checkpoint's name is on the disk: the older ones are deleted next.
-
-    Its content is there already. Without this, a file system may keep the deletions of a moment
-    and lose the renaming when the power goes.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems refuse it for folders
-            os.fsync(handle)
-    finally:
-        os.close(handle)

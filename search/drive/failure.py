@@ -26,6 +26,7 @@ Kind = Literal[
     "node lost",
     "data unreadable",
     "disk full",
+    "checkpoints out of reach",
 ]
 Action = Literal["retry", "retry alone", "fail", "infeasible", "halt"]
 """`retry`: from the checkpoint, free of charge. `retry alone`: with all the memory of the machine.
@@ -117,9 +118,13 @@ class Failures:
     """Answers the failures of one session of a search."""
 
     def __init__(self, slots: int) -> None:
-        self._most_deaths = max(_MOST_DEATHS, _DEATHS_A_SLOT * slots)
         self._bugs: dict[str, list[int]] = {}
         self._deaths = 0
+        self.resize(slots)
+
+    def resize(self, slots: int) -> None:
+        """Take note of how many slots there are."""
+        self._most_deaths = max(_MOST_DEATHS, _DEATHS_A_SLOT * slots)
 
     def progressed(self) -> None:
         """Note that a worker has finished an epoch."""
@@ -138,7 +143,7 @@ class Failures:
         """
         kind, reason = failure.kind, failure.reason
         times = 1 + sum(other == kind for other, _ in earlier)
-        if kind in ("data unreadable", "disk full"):
+        if kind in ("data unreadable", "disk full", "checkpoints out of reach"):
             return Answer(action="halt", reason=f"{kind}: {reason}")
         if kind in NEED_MORE_MEMORY:
             if times < _MOST_SHORTAGES:
@@ -198,6 +203,8 @@ def _kind_of(error: BaseException) -> Kind | None:
         return "out of memory"
     if "DataError" in names:
         return "data unreadable"
+    if "ShelfError" in names:
+        return "checkpoints out of reach"
     return None
 
 

@@ -34,6 +34,8 @@ class _Held:
     seen_at: float
     """When it was handed out, or reported its last epoch; in seconds searched."""
     remark: str = ""
+    slow: bool = False
+    """Whether it has no GPU where others have."""
 
 
 class Flight:
@@ -65,6 +67,7 @@ class Flight:
         self._looked_at = 0.0
         limit = study.config.resources.hang_seconds
         self.patience = Patience(None if limit == "auto" else limit)
+        self._slow_patience = Patience(None if limit == "auto" else limit)
 
     def __contains__(self, trial: int) -> bool:
         return trial in self._held
@@ -81,6 +84,23 @@ class Flight:
     def is_full(self) -> bool:
         """Whether no slot can be taken: all are held, or one by a trial that must be alone."""
         return len(self._held) >= self._slots or bool(self._alone & self._held.keys())
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on."""
+        self._slots = slots
+
+    def slow_down(self, trial: int) -> None:
+        """Expect no more of a trial than of others that have no GPU."""
+        self._held[trial].slow = True
+
+    def excuse(self, trial: int) -> None:
+        """Count the silence of a trial from now on."""
+        self._held[trial].seen_at = self._seconds()
+
+    def go_on(self, trials: Iterable[int], alone: Iterable[int]) -> None:
+        """Let trials of an earlier session wait for a slot; some need all the memory."""
+        self._waiting.extend(trials)
+        self._alone.update(alone)
 
     def wait(self, trial: int) -> None:
         """Let a trial wait for a slot."""
@@ -151,7 +171,7 @@ class Flight:
     def saw(self, trial: int, metrics: EpochMetrics) -> None:
         """Note a finished epoch: the budget counts it, unless it was trained before."""
         held = self._held[trial]
-        self.patience.saw(held.multiply_adds, metrics.seconds)
+        self._patience_of(held).saw(held.multiply_adds, metrics.seconds)
         held.seen_at = self._seconds()
         if metrics.epoch not in held.epochs:
             self._budget.epoch()
@@ -170,7 +190,7 @@ class Flight:
             for held in self._held.values():
                 held.seen_at = min(now, held.seen_at + gap)
         for trial, held in self._held.items():
-            limit = self.patience.seconds(held.multiply_adds)
+            limit = self._patience_of(held).seconds(held.multiply_adds)
             if now - held.seen_at > limit:
                 found[trial] = f"no epoch within {span(limit)}"
         return found
@@ -183,3 +203,6 @@ class Flight:
             trial, held.attempt, outcome=outcome, reason=reason, failure=failure or None
         )
         return held.remark
+
+    def _patience_of(self, held: _Held) -> Patience:
+        return self._slow_patience if held.slow else self.patience

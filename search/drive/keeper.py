@@ -1,145 +1,32 @@
-"""Which checkpoints of a study stay on the disk, and the one who deletes the others.
+"""The one who deletes the checkpoints that a search no longer needs: see `search.drive.holdings`.
 
-A running trial keeps its last two and its best, a trial that waits for promotion its last and its
-best. Of the trials that have ended, the best few (`checkpoints.keep_best`) keep their network as it
-was at its best epoch: `load_checkpoint` of `model.checkpoint` reads it, to use it or to train it on
-without the search. Trials that only the budget ended keep their last, for `extend`. When all that
-is more than `checkpoints.max_gb`, the least useful goes first.
+No worker writes anything of a trial that waits or has ended, so nothing here races.
 
-No worker writes into the folder of a trial that waits or has ended, so nothing here races.
+A store of objects is listed at the start and at the end alone. In between it follows from a trial's
+epochs what lies there, and deletions go on while the driver does something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
-from search.drive.checkpoints import checkpoint_path, discard, found
+from search.drive.checkpoints import NEWEST
+from search.drive.holdings import Holding, Standing, choose, holding_of, holdings_of, written
+from search.drive.shelf import ShelfError, Sizes, shelf_of
 from search.machine.needs import low_disk
-from search.record.extension import may_go_on
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from model.train import EpochMetrics
     from search.prune.assignment import Assignment
     from search.prune.ladder import Decision
-    from search.record.study import Study, Trial
+    from search.record.study import Study
 
-Standing = Literal["running", "waiting", "cut short", "ended", "worthless"]
-"""`waiting`: for promotion. `cut short`: by the end of the budget; `extend` lets it go on.
-`worthless`: failed or diverged."""
-
-_NEEDED, _USELESS = 9, 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Holding:
-    """The checkpoints of one trial, and how it stands."""
-
-    trial: int
-    standing: Standing
-    merit: tuple[float, int, int]
-    """As `Trial.merit`: the best first."""
-    best_epoch: int | None
-    sizes: Mapping[int, int] = field(default_factory=dict)
-    """Epoch of each checkpoint -> its bytes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """What is to be deleted."""
-
-    surplus: tuple[tuple[int, int], ...]
-    """Trial and epoch of what nobody needs."""
-    squeezed: tuple[tuple[int, int], ...]
-    """Trial and epoch of what would be kept if the quota allowed it, the first to go first."""
-    kept_bytes: int
-    """What is left then; over the quota only where no more may be deleted."""
-
-
-def choose(holdings: Iterable[Holding], *, keep_best: int, max_bytes: float | None) -> Choice:
-    """Choose which checkpoints of a study are deleted.
-
-    Over the quota these go, of each kind that of the worst trial first: the best of ended trials,
-    but for the very best one's; the last of those cut short; the best of those that wait, where it
-    is not their last; the last of those that wait. Such a trial trains from its first epoch again
-    if it is promoted, to the same weights. Those of running trials stay.
-    """
-    known = sorted(holdings, key=lambda holding: holding.merit)
-    ended = [
-        h.trial for h in known if h.standing in ("ended", "cut short") and h.best_epoch in h.sizes
-    ]
-    places = {trial: place for place, trial in enumerate(ended[:keep_best])}
-    files = [
-        (_use(h, epoch, places.get(h.trial)), h.trial, epoch, h.sizes[epoch])
-        for h in reversed(known)
-        for epoch in sorted(h.sizes)
-    ]
-    files.sort(key=lambda file: file[0])  # stable: of equal use, the worst trial's first
-    surplus = [(trial, epoch) for use, trial, epoch, _ in files if use == _USELESS]
-    squeezed = []
-    left = sum(size for use, *_, size in files if use != _USELESS)
-    for use, trial, epoch, size in files:
-        if max_bytes is None or left <= max_bytes:
-            break
-        if _USELESS < use < _NEEDED:
-            squeezed.append((trial, epoch))
-            left -= size
-    return Choice(surplus=tuple(surplus), squeezed=tuple(squeezed), kept_bytes=left)
-
-
-def _use(holding: Holding, epoch: int, place: int | None) -> int:
-    """Return how useful a checkpoint is; `place`: from 0, of the best that have ended."""
-    standing, is_last = holding.standing, epoch == max(holding.sizes)
-    if standing == "running":
-        return _NEEDED
-    best = _USELESS
-    if epoch == holding.best_epoch:
-        if standing == "waiting":
-            best = 3
-        elif place is not None:
-            best = 1 if place else _NEEDED  # the very best is the answer so far
-    last = {"waiting": 4, "cut short": 2}.get(standing, _USELESS) if is_last else _USELESS
-    return max(best, last)
-
-
-def holdings_of(study: Study) -> dict[int, Holding]:
-    """Return the checkpoints of every trial, by number: read from the record and the folders."""
-    last = {row["trial"]: row["action"] for row in study.record.decisions()}
-    holdings = {}
-    for trial in study.trials():
-        waits = last.get(trial.number) == "pause"
-        holdings[trial.number] = _holding(study, trial, "waiting" if waits else "running")
-    return holdings
-
-
-def _holding(study: Study, trial: Trial, open_as: Standing) -> Holding:
-    standing: Standing = open_as
-    if trial.outcome != "running":
-        standing = "worthless"
-        if trial.can_win:
-            cut_short = may_go_on(trial, study.config.max_epochs)
-            standing = "cut short" if cut_short else "ended"
-    return Holding(
-        trial=trial.number,
-        standing=standing,
-        merit=trial.merit,
-        best_epoch=trial.best_epoch,
-        sizes=_sizes(study.trial_folder(trial.number)),
-    )
-
-
-def _sizes(folder: Path) -> dict[int, int]:
-    sizes = {}
-    for epoch, path in found(folder):
-        with suppress(FileNotFoundError):  # a worker that was given up may still be alive
-            sizes[epoch] = path.lstat().st_size
-    return sizes
+_AT_ONCE = 4  # requests to a store
 
 
 class Keeper:
@@ -157,8 +44,11 @@ class Keeper:
         """
         self._study, self._say = study, say
         self._said: set[str] = set()
+        self._shelf = shelf_of(study)
+        self._deleter = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="keeper")
+        self._deleting: list[tuple[str, Future[None]]] = []
         self._look_at_disk()
-        self._holdings = holdings_of(study)
+        self._holdings = holdings_of(study, self._shelf.all_sizes())
         self._enforce()
 
     def started(self, assignment: Assignment, origin: str) -> None:
@@ -168,18 +58,20 @@ class Keeper:
     def epoch(self, trial: int, metrics: EpochMetrics, decision: Decision | None) -> None:
         """Note that a trial's checkpoints have changed, and whether it waits now."""
         if decision is not None and decision.action == "pause":
-            self._holdings[trial] = _holding(self._study, self._study.trial(trial), "waiting")
+            self._holdings[trial] = self._looked_at(trial, "waiting")
             self._enforce()
         else:
-            sizes = _sizes(self._study.trial_folder(trial))
-            self._holdings[trial] = replace(self._running(trial), sizes=sizes)
+            holding = self._running(trial)
+            far = self._shelf.far
+            sizes = self._grown(holding, metrics.epoch) if far else self._shelf.sizes(trial)
+            self._holdings[trial] = replace(holding, sizes=sizes)
             if self._is_over():
                 self._enforce()
         self._look_at_disk()
 
     def ended(self, trial: int, outcome: str, reason: str) -> None:
         """Delete what the end of a trial makes superfluous."""
-        self._holdings[trial] = _holding(self._study, self._study.trial(trial), "running")
+        self._holdings[trial] = self._looked_at(trial, "running")
         self._enforce()
 
     def failed(self, trial: int, failure: str, reason: str) -> None:
@@ -190,13 +82,32 @@ class Keeper:
 
     def sweep(self) -> None:
         """Read everything again: at the end, also trials that ended untold are judged."""
-        self._holdings = holdings_of(self._study)
+        self._wait_for_deletions()
+        try:
+            self._holdings = holdings_of(self._study, self._shelf.all_sizes())
+        except ShelfError as error:  # the search is over all the same
+            self._tell("delete", f"{error}; `gc {self._study.name}` tidies up later")
+            return
         self._enforce()
+        self._wait_for_deletions()
+
+    def _looked_at(self, number: int, open_as: Standing) -> Holding:
+        trial = self._study.trial(number)
+        sizes = written(trial) if self._shelf.far else self._shelf.sizes(number)
+        return holding_of(self._study, trial, open_as, sizes)
 
     def _running(self, trial: int) -> Holding:
         # How good it is matters once it waits or has ended.
         fresh = Holding(trial=trial, standing="running", merit=(0.0, 0, trial), best_epoch=None)
         return replace(self._holdings.get(trial, fresh), standing="running")
+
+    def _grown(self, holding: Holding, epoch: int) -> Sizes:
+        """Return what a running trial holds at most after an epoch: the newest two and a best."""
+        known = next(iter(holding.sizes.values()), None)
+        if known is None:
+            known = next(iter(written(self._study.trial(holding.trial)).values()), 0)
+        sizes = {**holding.sizes, epoch: known}
+        return dict(sorted(sizes.items(), reverse=True)[: NEWEST + 1])
 
     def _is_over(self) -> bool:
         most = self._study.config.checkpoints.max_gb
@@ -231,14 +142,30 @@ class Keeper:
             )
 
     def _delete(self, trial: int, epoch: int) -> None:
-        path = checkpoint_path(self._study.trial_folder(trial), epoch)
-        try:
-            discard(path)
-        except OSError as error:  # the search goes on without the room
-            self._tell("delete", f"{path} cannot be deleted: {error.strerror}")
+        name = self._shelf.name(trial, epoch)
+        if self._shelf.far:
+            begun = self._deleter.submit(self._shelf.discard, trial, epoch)
+            self._deleting.append((name, begun))
+            self._see_to_deletions()
+        else:
+            try:
+                self._shelf.discard(trial, epoch)
+            except OSError as error:  # the search goes on without the room
+                self._tell("delete", f"{name} cannot be deleted: {error.strerror}")
         holding = self._holdings[trial]
         left = {e: size for e, size in holding.sizes.items() if e != epoch}
         self._holdings[trial] = replace(holding, sizes=left)
+
+    def _see_to_deletions(self) -> None:
+        over = [(name, begun) for name, begun in self._deleting if begun.done()]
+        self._deleting = [(name, begun) for name, begun in self._deleting if not begun.done()]
+        for name, begun in over:
+            if error := begun.exception():  # as above
+                self._tell("delete", f"{name} cannot be deleted: {error}")
+
+    def _wait_for_deletions(self) -> None:
+        wait([begun for _, begun in self._deleting])
+        self._see_to_deletions()
 
     def _tell(self, about: str, text: str) -> None:
         if about not in self._said:

@@ -129,8 +129,9 @@ def restore(
 ) -> Past:
     """Tell the strategy and the budget all that happened, in order, and complete the record.
 
-    Our own tables are written before Optuna's, but for a proposal, which Optuna numbers; a driver
-    that was killed in between left one of them behind.
+    A step is in the record whole or not at all. In records of earlier versions a driver that was
+    killed may have left half of one behind: Optuna's tables were written after ours, but for a
+    proposal, which Optuna numbered.
     """
     # Once: with a thousand trials that wait, Optuna takes seconds to read them.
     made = _complete_reopening(study, ledger)
@@ -147,6 +148,7 @@ def restore(
     for trial in trials:
         if trial.outcome != "running":
             continue
+        study.know(trial)
         _complete_values(trial, made[trial.number].intermediate_values, ledger)
         if trial.number in ended:
             continue

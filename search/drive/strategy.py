@@ -72,6 +72,11 @@ class Strategy:
         """Return the trials that wait for promotion, each with its rung in epochs."""
         return self._asha.paused
 
+    @property
+    def has_paused(self) -> bool:
+        """Whether a trial waits for promotion."""
+        return self._asha.has_paused
+
     def standing(self, trial: int) -> str:
         """Return how a paused trial stands, as a reason to end it."""
         return self._asha.standing(trial)

@@ -8,6 +8,8 @@ ours that is handed out again (its worker died) is a new trial to Tune.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from ray.tune.search import Searcher
 from model.train import EpochMetrics
 from search.drive.driver import Driver
 from search.drive.failure import Failure, of_dead_worker
-from search.engine.trial import FAILURE, METRICS, REMARK, TRIAL
+from search.engine.trial import ASSIGNMENT, FAILURE, METRICS, ON_CPU, REMARK, TRIAL
 from search.prune.assignment import Assignment
 from search.record.study import trial_name
+
+_GLANCE_SECONDS = 0.2
 
 
 class DriverSearcher(Searcher):
@@ -33,8 +37,14 @@ class DriverSearcher(Searcher):
         self._driver = driver
         self.trials: dict[str, int] = {}
         """Tune's trial id -> our trial number, for every assignment still open."""
+        self._gpu_slots: Callable[[], int] | None = None
+        self._on_gpu: set[str] = set()
         self.error: Exception | None = None
         """Why the driver could not go on; raised again by the tuner."""
+
+    def spread_over(self, gpu_slots: Callable[[], int]) -> None:
+        """Send trials to nodes without a GPU where the GPUs hold no more of them."""
+        self._gpu_slots = gpu_slots
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -54,7 +64,8 @@ class DriverSearcher(Searcher):
             return str(Searcher.FINISHED)
         if assignment is not None:
             self.trials[trial_id] = assignment.trial
-            return as_config(assignment)
+            slow = {ON_CPU: True} if self._goes_to_cpu(trial_id) else {}
+            return {ASSIGNMENT: json.dumps(as_config(assignment))} | slow
         if self._driver.done and not self.trials:
             return str(Searcher.FINISHED)
         return None
@@ -64,6 +75,16 @@ class DriverSearcher(Searcher):
     ) -> None:
         """Forget an assignment; the driver knows of its end, see `DriverScheduler`."""
         self.trials.pop(trial_id, None)
+        self._on_gpu.discard(trial_id)
+
+    def _goes_to_cpu(self, trial_id: str) -> bool:
+        if self._gpu_slots is None:
+            return False
+        if len(self._on_gpu) < self._gpu_slots():
+            self._on_gpu.add(trial_id)
+            return False
+        self._driver.flight.slow_down(self.trials[trial_id])
+        return True
 
     def __getstate__(self) -> dict[str, Any]:
         # Tuner pickles its arguments for a restore that we never use; the driver stays here.
@@ -79,11 +100,17 @@ class DriverSearcher(Searcher):
 class DriverScheduler(FIFOScheduler):
     """Passes each epoch, and each failure, to the driver and its verdict back to Tune."""
 
-    def __init__(self, driver: Driver, searcher: DriverSearcher) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        searcher: DriverSearcher,
+        name_of: Callable[[str], str] | None = None,
+    ) -> None:
+        """Pass on to a driver; `name_of` tells what the record calls a node, from Ray's id."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._driver, self._searcher = driver, searcher
+        self._driver, self._searcher, self._name_of = driver, searcher, name_of
         self._placed: set[str] = set()
-        self._killed_for_memory = _killed_for_memory()
+        self._killed_for_memory, self._counted_at = _killed_for_memory(), time.monotonic()
         self.hung: dict[str, str] = {}
         """Tune's trial id -> why `HangWatch` has ended its worker."""
 
@@ -91,9 +118,10 @@ class DriverScheduler(FIFOScheduler):
         """Record the epoch and return Tune's word for the verdict."""
         if self._searcher.error is not None:
             return str(TrialScheduler.STOP)
-        self._killed_for_memory = _killed_for_memory()
+        self._count_the_killed()
         try:
-            goes_on = self._on_result(trial, result)
+            with self._driver.step():
+                goes_on = self._on_result(trial, result)
         except Exception as error:
             # The record cannot be written: nothing more may happen that it would not hold.
             self._searcher.error = self._searcher.error or error
@@ -116,11 +144,19 @@ class DriverScheduler(FIFOScheduler):
         except Exception as error:
             self._searcher.error = self._searcher.error or error
 
+    def _count_the_killed(self) -> None:
+        # A glance takes a tenth of a millisecond: not for each of a thousand results a second.
+        now = time.monotonic()
+        if now - self._counted_at > _GLANCE_SECONDS:
+            self._counted_at, self._killed_for_memory = now, _killed_for_memory()
+
     def _on_result(self, trial: Trial, result: dict[str, Any]) -> bool:
         number = int(result[TRIAL])
         if trial.trial_id not in self._placed:
             self._placed.add(trial.trial_id)
-            self._driver.place(number, node=str(result["node"]), pid=int(result["pid"]))
+            # Before the step writes: a node that is new is recorded by a transaction of its own.
+            node = self._name_of(result["node_id"]) if self._name_of else str(result["node"])
+            self._driver.place(number, node=node, pid=int(result["pid"]))
         if result[FAILURE]:
             self._driver.on_failure(number, Failure(**json.loads(result[FAILURE])))
             return False
@@ -141,9 +177,16 @@ class HangWatch(Callback):
     """Ends workers that are taken for hung: Tune has no limit of its own."""
 
     def __init__(
-        self, driver: Driver, scheduler: DriverScheduler, searcher: DriverSearcher
+        self,
+        driver: Driver,
+        scheduler: DriverScheduler,
+        searcher: DriverSearcher,
+        *,
+        waits_for_nodes: bool = False,
     ) -> None:
+        """Watch over a driver's trials; on a cluster they may wait for a node to come."""
         self._driver, self._scheduler, self._searcher = driver, scheduler, searcher
+        self._waits_for_nodes = waits_for_nodes
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the worker of every trial in flight that is silent for too long."""
@@ -153,6 +196,9 @@ class HangWatch(Callback):
             if number not in hung or trial.trial_id in self._scheduler.hung:
                 continue
             actor = trial.temporary_state.ray_actor
+            if actor is None and self._waits_for_nodes:
+                self._driver.flight.excuse(number)
+                continue
             if actor is None:
                 # Tune would wait for ever, and has no way to give it up.
                 self._searcher.error = ValueError(
@@ -174,7 +220,6 @@ def as_config(assignment: Assignment) -> dict[str, Any]:
         "attempt": assignment.attempt,
         "configuration": assignment.configuration.to_dict(),
         "seed": assignment.seed,
-        "folder": str(assignment.folder),
         "from_epoch": assignment.from_epoch,
     }
 

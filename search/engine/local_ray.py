@@ -59,6 +59,7 @@ def local_ray(
                     logging_level=logging.ERROR,
                     object_store_memory=object_store_bytes,
                     _temp_dir=str(root),
+                    _node_ip_address="127.0.0.1",
                 )
         except Exception as error:
             raise ValueError(f"Ray does not start: {one_line(str(error))}") from error
@@ -87,10 +88,14 @@ def _apart() -> Iterator[None]:
 
     Ctrl-C, a closed terminal, `timeout` and many others send their signal to a whole group: it is
     for the driver alone, which ends Ray in good order.
+
+    And let them listen on loopback alone: Ray takes 127.0.0.1 for this machine's address in the
+    network, and listens there.
     """
     group = 0
     room: Any = services
     start_plainly, take_sigterm = room.ConsolePopen, utils.set_sigterm_handler
+    find_address = room.resolve_ip_for_localhost
 
     def start(*arguments: Any, **options: Any) -> Any:
         nonlocal group
@@ -100,10 +105,12 @@ def _apart() -> Iterator[None]:
 
     handler = signal.getsignal(signal.SIGTERM)
     room.ConsolePopen, utils.set_sigterm_handler = start, _do_nothing
+    room.resolve_ip_for_localhost = lambda address: address
     try:
         yield
     finally:
         room.ConsolePopen, utils.set_sigterm_handler = start_plainly, take_sigterm
+        room.resolve_ip_for_localhost = find_address
         signal.signal(signal.SIGTERM, handler)  # Ray's C++ core has taken it, too
 
 

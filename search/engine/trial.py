@@ -13,9 +13,9 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from torch import Tensor
@@ -25,10 +25,15 @@ from data.loader import as_tensors
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.config import Configuration
 from model.train import EpochMetrics, Training, fit
-from search.drive import checkpoints
 from search.drive.failure import of_error
+from search.drive.shelf import Shelf
 from search.machine.slots import pick_device
+from search.record.study import trial_name
 
+ASSIGNMENT = "assignment"
+"""Key of an assignment as JSON text: whatever is more than that, Tune copies and flattens."""
+ON_CPU = "on_cpu"
+"""Key that says that the trial has no GPU, though others have."""
 TRIAL, FAILURE, REMARK, METRICS = "trial", "failure", "remark", "metrics"
 """Keys of what a worker reports: the trial's number, its failure (JSON) or "", what was substituted
 or "", the epoch's metrics."""
@@ -44,9 +49,10 @@ class TrialWorker(tune.Trainable):
     def setup(
         self,
         config: dict[str, Any],
-        train: LabelledImages | None = None,
-        validation: LabelledImages | None = None,
+        train: LabelledImages | list[Any] | None = None,
+        validation: LabelledImages | list[Any] | None = None,
         pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        shelf: Shelf | None = None,
         threads: int = 1,
         gpus: float = 0.0,
     ) -> None:
@@ -57,13 +63,17 @@ class TrialWorker(tune.Trainable):
             train: Images to train on; read-only memory of Ray's object store.
             validation: Images to score on.
             pixels: Mean and standard deviation of the training pixels, one value a channel.
+            shelf: Where the checkpoints of all trials lie.
             threads: CPU threads of the slot.
             gpus: GPU share of the slot.
         """
-        assert train is not None and validation is not None and pixels is not None
+        assert train is not None and validation is not None
+        assert pixels is not None and shelf is not None
         torch.set_num_threads(threads)
-        self._gpus, self._pixels = gpus, pixels
-        self._images = train, validation
+        self._gpus = 0.0 if config.get(ON_CPU) else gpus  # Tune reuses a slot for its like only
+        self._pixels, self._shelf = pixels, shelf
+        self._images = fetched(train), fetched(validation)
+        self._node_id = str(ray.get_runtime_context().get_node_id())
         self._gpu_is_lost = False
         self._tensors: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._begin(config)
@@ -81,6 +91,7 @@ class TrialWorker(tune.Trainable):
             REMARK: "",
             METRICS: None,
             "node": platform.node(),
+            "node_id": self._node_id,
             "pid": os.getpid(),
         }
         if self._gpu_is_lost:
@@ -105,9 +116,8 @@ class TrialWorker(tune.Trainable):
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         # Nothing that can fail happens here: an error in `setup` would count as a lost worker.
-        self._config = dict(config)
-        self._trial = int(config[TRIAL])
-        self._folder = Path(config["folder"])
+        self._config = json.loads(config[ASSIGNMENT]) if ASSIGNMENT in config else dict(config)
+        self._trial = int(self._config[TRIAL])
         self._epochs = None
         self._training = None
         self._remark = ""
@@ -128,34 +138,39 @@ class TrialWorker(tune.Trainable):
 
     def _save(self, epoch: int) -> None:
         assert self._training is not None
-        path = checkpoints.checkpoint_path(self._folder, epoch)
-        save_checkpoint(self._training, path, {"epochs": self._trained})
+        with self._shelf.writing(self._trial, epoch) as path:
+            save_checkpoint(self._training, path, {"epochs": self._trained})
         best = max(self._trained, key=lambda row: (row["val_accuracy"], row["epoch"]))
-        checkpoints.tidy(self._folder, best_epoch=best["epoch"])
+        self._shelf.tidy(self._trial, best_epoch=best["epoch"])
 
     def _resume(
         self, configuration: Configuration, device: torch.device
     ) -> tuple[Training, list[dict[str, Any]]]:
         """Return the training where it was left, and the metrics of every epoch by then."""
-        there, last = checkpoints.found(self._folder), int(self._config["from_epoch"])
+        shelf, trial, last = self._shelf, self._trial, int(self._config["from_epoch"])
+        there = list(shelf.sizes(trial))
         useless: list[str] = []
         if last and not there:
-            useless.append(f"no checkpoint is left in {self._folder}")
-        elif there and there[0][0] < last:
-            useless.append(f"{checkpoints.checkpoint_path(self._folder, last)} is gone")
-        for epoch, path in there:
+            useless.append(f"no checkpoint is left in {shelf.place}/{trial_name(trial)}")
+        elif there and there[0] < last:
+            useless.append(f"{shelf.name(trial, last)} is gone")
+        for epoch in there:
+            name = shelf.name(trial, epoch)
             try:
-                training, written = load_checkpoint(path, device)
+                with shelf.reading(trial, epoch) as path:
+                    training, written = load_checkpoint(path, device)
                 if training.configuration == configuration and training.epoch == epoch:
                     self._say(useless, f"went on from epoch {epoch}")
                     return training, list(written["epochs"])
-                useless.append(f"{path} is of another training")
+                useless.append(f"{name} is of another training")
             except CheckpointError as error:
                 if _will_pass(error):
                     raise  # the file may be sound
-                useless.append(str(error))
+                useless.append(str(error).replace(str(path), name))
+            except (FileNotFoundError, IsADirectoryError):  # from another machine's shelf
+                useless.append(f"{name} is gone")
             # Newer than all that will be written now, it would be taken for the last one.
-            checkpoints.discard(path)
+            shelf.discard(trial, epoch)
         self._say(useless, "started again from its first epoch")
         mean, std = self._pixels
         training = Training.start(
@@ -171,6 +186,11 @@ class TrialWorker(tune.Trainable):
     def _say(self, useless: list[str], consequence: str) -> None:
         if useless:
             self._remark = f"{'; '.join(useless)}; it {consequence}"
+
+
+def fetched(images: LabelledImages | list[Any]) -> LabelledImages:
+    """Return images; those of a cluster come as a list of one reference to them."""
+    return ray.get(images[0]) if isinstance(images, list) else images
 
 
 def _will_pass(error: CheckpointError) -> bool:

@@ -7,8 +7,8 @@ to go on from.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,55 +20,56 @@ from model.geometry import network_cost
 from search.config.baselines import BASELINES
 from search.drive.driver import Driver
 from search.drive.session import session
+from search.drive.shelf import Shelf
 from search.engine.guard import SAID, Guard, guarded, leave_record, say_gone
+from search.engine.place import set_up_here
 from search.engine.ray_root import LOGS, clear, keep_logs, ray_root, sweep
 from search.machine.bench import quick_epoch_seconds
-from search.machine.slots import Slots, plan_slots, worker_environment
+from search.machine.slots import Slots
 from search.prune.assignment import Observer
 from search.record.study import State, Study
 
 if TYPE_CHECKING:
     from search.engine.bridge import DriverSearcher
+    from search.engine.cluster import Cluster
+    from search.engine.membership import NodeWatch
 
 _PROBED = 2000  # images
-_SETTINGS = {
-    # Tune's own output, loggers and snapshots: the record and the screen are ours.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Signals are handled by `search.drive.session`.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AUTH_MODE": "disabled",  # a local Ray listens on loopback only
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",
-}
 
 
 def run_search(
     study: Study,
     train: LabelledImages,
     validation: LabelledImages,
+    slots: Slots,
     *,
+    cluster: Cluster | None = None,
     observers: Sequence[Observer] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Driver:
     """Search until the budget is spent or a signal comes; return the driver as it ended.
 
+    Args:
+        study: Held by this process.
+        train: Images to train on.
+        validation: Images to score on.
+        slots: The place, divided among trials.
+        cluster: Joined, and found fit by `preflight`; None for this machine alone.
+        observers: Told of every event.
+        say: Told, in a line, what people should know of the cluster.
+
     Raises:
-        ValueError: The space yields no network that fits, or the machine lacks a resource.
+        ValueError: The space yields no network that fits, the place lacks a resource, or a node
+            that has joined is not fit.
     """
-    slots = plan_slots(study.config.resources)
-    os.environ |= _SETTINGS | worker_environment()
+    if cluster is None:
+        set_up_here()
     from search.engine.bridge import DriverSearcher
-    from search.engine.local_ray import local_ray
 
     share = slots.gpus or slots.threads
     study.note("share", share)  # for those who count device-hours from the record
     driver = Driver(study, shape=train.shape, slots=slots.count, share=share, observers=observers)
-    if study.config.resources.hang_seconds == "auto":
+    if study.config.resources.hang_seconds == "auto" and cluster is None:
         _probe(driver, study, train, validation, slots)
     searcher = DriverSearcher(driver)
     sweep()
@@ -79,24 +80,67 @@ def run_search(
             with (
                 ray_root() as root,
                 guarded(study, working.number, root) as guard,
-                local_ray(
-                    root,
-                    cpus=slots.count * slots.threads,
-                    object_store_bytes=_object_store_bytes(train, validation),
-                    died=lambda name: _leave_at_once(name, study, working.number, guard, root),
-                ),
+                _ray(cluster, study, working.number, guard, root, slots, (train, validation)),
+                _nodes(cluster, driver, searcher, study, train, slots, say) as watch,
             ):
                 try:
-                    trainable = _trainable(train, validation, slots)
-                    _fit(_tuner(trainable, driver, searcher, root / "tune"), searcher)
+                    shelf = _shelf(study, cluster, say)
+                    trainable = _trainable(train, validation, slots, cluster, shelf)
+                    tuner = _tuner(trainable, driver, searcher, root / "tune", watch)
+                    _fit(tuner, searcher)
                     state = "stopped" if driver.interrupted else "searched"
                 finally:
                     working.leave()
-                    if driver.halted:
+                    if driver.halted and cluster is None:
                         keep_logs(root, study.folder)
         finally:
             study.set_state(state)
     return driver
+
+
+def _ray(
+    cluster: Cluster | None,
+    study: Study,
+    session: int,
+    guard: Guard,
+    root: Path,
+    slots: Slots,
+    images: Sequence[LabelledImages],
+) -> AbstractContextManager[None]:
+    """Return a Ray of our own, for the length of a block; a cluster's is there already."""
+    if cluster is not None:
+        return nullcontext()
+    from search.engine.local_ray import local_ray
+
+    return local_ray(
+        root,
+        cpus=slots.count * slots.threads,
+        object_store_bytes=_object_store_bytes(*images),
+        died=lambda name: _leave_at_once(name, study, session, guard, root),
+    )
+
+
+@contextmanager
+def _nodes(
+    cluster: Cluster | None,
+    driver: Driver,
+    searcher: DriverSearcher,
+    study: Study,
+    images: LabelledImages,
+    slots: Slots,
+    say: Callable[[str], None],
+) -> Iterator[NodeWatch | None]:
+    """Follow the nodes of a cluster for the length of a block."""
+    if cluster is None:
+        yield None
+        return
+    from search.engine.membership import NodeWatch
+
+    watch = NodeWatch(cluster, driver, searcher, study=study, images=images, slots=slots, say=say)
+    try:
+        yield watch
+    finally:
+        watch.end()
 
 
 def _fit(tuner: Any, searcher: DriverSearcher) -> None:
@@ -133,32 +177,82 @@ def _probe(
         driver.expect(cost.multiply_adds, seconds)
 
 
-def _trainable(train: LabelledImages, validation: LabelledImages, slots: Slots) -> Any:
+def _shelf(study: Study, cluster: Cluster | None, say: Callable[[str], None]) -> Shelf:
+    """Return where workers keep checkpoints; the record says it, and who does not expect it."""
+    from search.engine.relay import shelf_for
+
+    shelf = shelf_for(study, shared=cluster is None or cluster.shares_runs)
+    study.note("shelf", shelf.way)
+    if cluster is not None or shelf.far:
+        say(shelf.way)
+    return shelf
+
+
+def _trainable(
+    train: LabelledImages,
+    validation: LabelledImages,
+    slots: Slots,
+    cluster: Cluster | None,
+    shelf: Shelf,
+) -> Any:
     from ray import tune
 
     from search.engine.trial import TrialWorker
 
+    def shared(images: LabelledImages) -> Any:
+        # What the preflight has sent to all nodes is there already.
+        return images if cluster is None else [cluster.share(images)]
+
     return tune.with_resources(
         tune.with_parameters(
             TrialWorker,
-            train=train,
-            validation=validation,
+            train=shared(train),
+            validation=shared(validation),
             pixels=pixel_statistics(as_tensors(train, "cpu")[0]),
+            shelf=shelf,
             threads=slots.threads,
             gpus=slots.gpus,
         ),
-        {"cpu": slots.threads, "gpu": slots.gpus},
+        _resources(slots),
     )
 
 
-def _tuner(trainable: Any, driver: Driver, searcher: DriverSearcher, storage: Path) -> Any:
+def _resources(slots: Slots) -> Any:
+    """Return what Ray is to give each trial."""
     from ray import tune
+
+    from search.engine.trial import ON_CPU
+
+    whole = {"CPU": float(slots.threads), "GPU": slots.gpus}
+    if not slots.without_gpu:
+        return tune.PlacementGroupFactory([whole])
+    slow = {"CPU": float(slots.threads)}
+    return lambda config: tune.PlacementGroupFactory([slow if config.get(ON_CPU) else whole])
+
+
+def _tuner(
+    trainable: Any,
+    driver: Driver,
+    searcher: DriverSearcher,
+    storage: Path,
+    watch: NodeWatch | None,
+) -> Any:
+    from ray import tune
+    from ray.train._internal import storage as tune_storage
+    from ray.tune.impl.tuner_internal import TunerInternal
 
     from search.engine.bridge import DriverScheduler, HangWatch
 
-    scheduler = DriverScheduler(driver, searcher)
-    return tune.Tuner(
-        trainable,
+    scheduler = DriverScheduler(driver, searcher, watch.name_of if watch else None)
+    hang = HangWatch(driver, scheduler, searcher, waits_for_nodes=watch is not None)
+    if watch is not None:
+        # It asks for the folder of a Ray on this machine, where with Ray Client there is none.
+        room: Any = tune_storage
+        room._get_ray_train_session_dir = lambda: str(storage)
+    # What `tune.Tuner` is made of. That would send all this away where Ray Client is used, and the
+    # driver must stay where its study is.
+    return TunerInternal(
+        trainable=trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -171,10 +265,11 @@ def _tuner(trainable: Any, driver: Driver, searcher: DriverSearcher, storage: Pa
             name="search",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[HangWatch(driver, scheduler, searcher)],
+            callbacks=[hang, watch] if watch else [hang],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
+        _tuner_kwargs={"_remote": False},
     )
 
 

@@ -14,7 +14,7 @@ from data.loader import as_tensors
 from data.source import load_test
 from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
-from search.final.retrain import sha256
+from search.final.training import sha256
 from search.record.final_metrics import read_metrics, write_metrics
 from search.record.study import Study, StudyError
 from search.words import plural

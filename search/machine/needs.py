@@ -19,7 +19,7 @@ from model.geometry import network_cost
 from search.config.config import StudyConfig
 from search.config.draws import draw_configurations
 from search.machine.bench import Measured
-from search.machine.slots import Slots, plan_slots
+from search.machine.slots import Slots
 from search.record.dataset import image_shape
 
 if TYPE_CHECKING:
@@ -115,18 +115,18 @@ def disk_need(
     if limits.max_gb is not None:  # what runs is kept all the same, and the best
         kept = min(kept, max(limits.max_gb * 1e9 - live, checkpoint))
     parts = {
-        "checkpoints": round(live + kept),
+        **_checkpoints(config, "checkpoints", live + kept),
         "curves and record": round(trials * _FILES_A_TRIAL),
         **_files_at_the_end(config, model),
     }
     return Need(what="disk", parts=parts, available=_free(runs))
 
 
-def check_disk(study: Study) -> None:
+def check_disk(study: Study, slots: int) -> None:
     """Refuse to search where the disk cannot hold what the study needs at least.
 
-    That is what its slots write at a time, and what follows the search; not what may come together
-    of trials that wait.
+    That is what its slots (so many) write at a time, and what follows the search; not what may come
+    together of trials that wait.
 
     Raises:
         ValueError: In one line, what is needed, what is free and what to do.
@@ -136,11 +136,9 @@ def check_disk(study: Study) -> None:
     drawn = (*draws.first.values(), *draws.drawn)
     if not drawn:
         return  # the search says that nothing can be proposed, and why
-    slots = plan_slots(config.resources).count
+    live = slots * _LIVE * fmean(checkpoint_bytes(c, shape) for c in drawn)
     parts = {
-        f"checkpoints of {slots} x trial": round(
-            slots * _LIVE * fmean(checkpoint_bytes(c, shape) for c in drawn)
-        ),
+        **_checkpoints(config, f"checkpoints of {slots} x trial", live),
         **_files_at_the_end(
             config, 4 * fmean(network_cost(c.network, shape).parameters for c in drawn)
         ),
@@ -172,10 +170,18 @@ def checkpoint_bytes(configuration: Configuration, shape: ImageShape) -> int:
     Raises:
         ValueError: The network does not fit the images.
     """
+    return checkpoint_size(configuration, network_cost(configuration.network, shape).parameters)
+
+
+def checkpoint_size(configuration: Configuration, parameters: int) -> int:
+    """Return the same of a network whose number of parameters is known."""
     recipe = configuration.training
     copies = 3 if recipe.optimizer == "adamw" else 1 + (recipe.momentum > 0)
-    parameters = network_cost(configuration.network, shape).parameters
     return 4 * copies * parameters + _FILES_A_CHECKPOINT
+
+
+def _checkpoints(config: StudyConfig, name: str, size: float) -> dict[str, int]:
+    return {name: round(size)} if config.checkpoints.url is None else {}  # a store has no end
 
 
 def _files_at_the_end(config: StudyConfig, model: float) -> dict[str, int]:

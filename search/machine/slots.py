@@ -24,10 +24,17 @@ class Slots:
     """CPU threads of one trial."""
     gpus: float
     """GPU share of one trial."""
+    without_gpu: bool = False
+    """Whether nodes that have no GPU take trials as well, and train them on their CPUs."""
 
 
-def plan_slots(resources: ResourcesSection) -> Slots:
+def plan_slots(resources: ResourcesSection, *, measured: float | None = None) -> Slots:
     """Divide this machine's CPUs and GPUs among trials.
+
+    Args:
+        resources: What a trial is given.
+        measured: The GPU share that `auto` stands for (`search.machine.gpu_share`); None where it
+            was not measured: then a trial has a whole GPU.
 
     Raises:
         ValueError: One trial asks for more than the machine has.
@@ -42,7 +49,7 @@ def plan_slots(resources: ResourcesSection) -> Slots:
         )
     share = resources.gpus_per_trial
     if share == "auto":
-        share = 0.25 if gpus else 0.0
+        share = (measured or 1.0) if gpus else 0.0
     if share > gpus:
         raise ValueError(
             f"`resources.gpus_per_trial` is {share:g}, but this machine has {gpus} GPUs; set it"
@@ -50,12 +57,29 @@ def plan_slots(resources: ResourcesSection) -> Slots:
         )
     count = cpus // threads
     if share > 0:
-        # A share lies on one GPU: of two GPUs, trials of 0.4 fill two each, not five.
-        held = int(1 / share) * gpus if share <= 1 else int(gpus / share)
-        count = min(count, held)
+        count = min(count, _held(share, gpus))
     if resources.max_concurrent != "auto":
         count = min(count, resources.max_concurrent)
     return Slots(count=count, threads=threads, gpus=float(share))
+
+
+def slots_on(slots: Slots, *, cpus: float, gpus: float) -> int:
+    """Return how many such slots a node of a cluster holds.
+
+    Args:
+        slots: What one slot gets; its count does not matter.
+        cpus: That Ray may give to trials on the node.
+        gpus: The same.
+    """
+    count = int(cpus // slots.threads)
+    if slots.gpus == 0 or (slots.without_gpu and gpus == 0):
+        return count
+    return min(count, _held(slots.gpus, int(gpus)))
+
+
+def _held(share: float, gpus: int) -> int:
+    # A share lies on one GPU: of two GPUs, trials of 0.4 fill two each, not five.
+    return int(1 / share) * gpus if share <= 1 else int(gpus / share)
 
 
 def available_cpus() -> int:

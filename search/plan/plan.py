@@ -26,6 +26,8 @@ from model.train import resolve_precision
 from search.config.config import StudyConfig
 from search.config.draws import Draws, draw_configurations
 from search.machine.environment import describe_environment
+from search.machine.gpu_need import need_here
+from search.machine.gpu_share import GpuNeed, share_here
 from search.machine.needs import Need, disk_need, gpu_memory_need, memory_need
 from search.machine.pace import Example, Pace, examples
 from search.machine.probe import Probed, probe
@@ -124,11 +126,14 @@ def make_plan(config: StudyConfig, runs: Path, seconds: float, *, quiet: bool) -
         DataError: The data cannot be had.
         ValueError: A trial asks for more than this machine has, or a probing process died.
     """
-    slots = plan_slots(config.resources)
+    plan_slots(config.resources)  # refuses what is not there
     began = time.monotonic()
     with download_progress("quiet" if quiet else "normal") as progress:
         config, images, substitution = settle_source(config, progress)
     loading = time.monotonic() - began
+    need = need_here(config, images.everything)
+    share = share_here(need, threads=config.resources.cpus_per_trial, cpus=available_cpus())
+    slots = plan_slots(config.resources, measured=share)
     config = settle(config, slots=slots.count)
     shape = images.everything.shape
     draws = draw_configurations(config, shape, count=_DRAWS)
@@ -138,7 +143,7 @@ def make_plan(config: StudyConfig, runs: Path, seconds: float, *, quiet: bool) -
     plan = Plan(
         config=config,
         slots=slots,
-        conditions=_conditions(images, slots, busy),
+        conditions=_conditions(images, slots, busy, need),
         draws=draws,
         refusals=tuple(refuse_before(config, draws)),
         warnings=tuple(warnings),
@@ -237,7 +242,9 @@ def _scene(plan: Plan, probed: Probed, images: StudyImages, loading: float) -> t
     )
 
 
-def _conditions(images: StudyImages, slots: Slots, busy: float) -> dict[str, Any]:
+def _conditions(
+    images: StudyImages, slots: Slots, busy: float, need: GpuNeed | None
+) -> dict[str, Any]:
     environment, data = describe_environment(CHECKOUT), images.facts()
     device = pick_device(slots.gpus)
     return {
@@ -245,6 +252,7 @@ def _conditions(images: StudyImages, slots: Slots, busy: float) -> dict[str, Any
         "cpus": available_cpus(),
         "busy": busy,
         "device": _device_name(device),
+        "gpu_need": None if need is None else need.to_dict(),
         "precision": resolve_precision("auto", device),
         "torch": environment["torch"],
         "data": data["name"],

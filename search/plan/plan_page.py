@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.machine.gpu_share import GpuNeed
 from search.machine.needs import Need
 from search.plan.forecast import Forecast, Interval
 from search.plan.plan import Plan
@@ -56,6 +57,8 @@ def _head(plan: Plan) -> Table:
         f"{about['processor']}, {plural(about['cpus'], 'CPU')}{others};"
         f" {plural(plan.slots.count, 'slot')} of {each}, {about['precision']}",
     )
+    if about.get("gpu_need"):
+        table.add_row("GPU", str(GpuNeed.from_dict(about["gpu_need"])))
     if plan.probed is not None and plan.spread is not None:
         table.add_row(
             "Probe",

@@ -81,6 +81,11 @@ class Asha:
         """Return the trials that wait for promotion, each with its rung in epochs."""
         return dict(self._paused)
 
+    @property
+    def has_paused(self) -> bool:
+        """Whether a trial waits for promotion."""
+        return bool(self._paused)
+
     def rungs(self, bracket: int = 0) -> dict[int, dict[int, float]]:
         """Return rung -> trial -> best value when it got there, in order of arrival."""
         return self._ladders[bracket].rungs
@@ -121,6 +126,7 @@ class Asha:
         if self._rules.form == "promotion":
             if epoch not in ladder.rungs:
                 return None
+            self.end(trial)  # it did not wait after all
             ladder.arrive(trial, epoch, value)
             return self._pause_or_go(trial, epoch, ladder, growing)
         if epoch in ladder.rungs:
@@ -147,9 +153,7 @@ class Asha:
             for rung in sorted(ladder.rungs, reverse=True):
                 if not self._may_pass(bracket, rung):
                     continue
-                waiting = [t for t, at in self._paused.items() if at == rung]
-                mine = [t for t in waiting if self.bracket_of(t) == bracket]
-                decision = ladder.promotable(rung, among=mine)
+                decision = ladder.promotable(rung)
                 if decision is not None:
                     return decision
         return None
@@ -157,34 +161,32 @@ class Asha:
     def promote(self, trial: int) -> None:
         """Let a paused trial go on."""
         rung = self._paused.pop(trial)
-        self._ladders[self.bracket_of(trial)].promoted[rung].add(trial)
+        ladder = self._ladders[self.bracket_of(trial)]
+        ladder.wait_no_more(trial, rung)
+        ladder.promoted[rung].add(trial)
 
     def end(self, trial: int) -> None:
         """Note that a trial has ended: it is not promoted any more; its values stay."""
-        self._paused.pop(trial, None)
+        if (rung := self._paused.pop(trial, None)) is not None:
+            self._ladders[self.bracket_of(trial)].wait_no_more(trial, rung)
 
     def standing(self, trial: int) -> str:
         """Return how a paused trial stands at its rung, as a reason to end it."""
         rung = self._paused[trial]
         ladder = self._ladders[self.bracket_of(trial)]
-        values = ladder.rungs[rung]
-        rank = 1 + sum(other > values[trial] for other in values.values())
-        return (
-            f"never promoted: rank {rank} of {len(values)} at the rung of {plural(rung, 'epoch')}"
-        )
+        place = f"rank {ladder.rank(trial, rung)} of {len(ladder.rungs[rung])}"
+        return f"never promoted: {place} at the rung of {plural(rung, 'epoch')}"
 
     def _next_to_finish(self) -> Decision | None:
-        waiting = {
-            t: at for t, at in self._paused.items() if self._may_pass(self.bracket_of(t), at)
-        }
+        waiting = [
+            (-rung, *best)
+            for bracket, ladder in enumerate(self._ladders)
+            for rung in ladder.rungs
+            if self._may_pass(bracket, rung) and (best := ladder.best_waiting(rung))
+        ]
         if not waiting:
             return None
-        rung = max(waiting.values())
-
-        def value(trial: int) -> float:
-            return self._ladders[self.bracket_of(trial)].rungs[rung][trial]
-
-        trial = min((t for t, at in waiting.items() if at == rung), key=lambda t: (-value(t), t))
+        rung, trial = -min(waiting)[0], min(waiting)[2]
         held = self._ladders[self.bracket_of(trial)].hold(trial, rung)
         return replace(held, action="promote", reason=f"{held.reason}; {LAST_STRETCH}")
 
@@ -195,7 +197,7 @@ class Asha:
             return replace(ladder.judge(trial, rung), action="continue", reason="promoted before")
         decision = None
         if self._may_pass(ladder.bracket, rung):
-            decision = ladder.promotable(rung, among=[trial])
+            decision = ladder.promotable(rung, trial)
         if decision is not None:
             ladder.promoted[rung].add(trial)
             return replace(decision, action="continue")
@@ -205,6 +207,7 @@ class Asha:
             reason = f"{judged.reason}; goes on without waiting, for the audit"
             return replace(judged, action="audit", reason=reason)
         self._paused[trial] = rung
+        ladder.wait(trial, rung)
         why = "waits for promotion"
         if growing is not None and rung >= growing.ceiling:
             why = f"waits: no ranking has changed up to {plural(growing.ceiling, 'epoch')}"

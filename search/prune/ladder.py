@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,12 +68,31 @@ class Ladder:
         """Epoch of the rung -> trial -> best value when it got there, in order of arrival."""
         self.promoted: dict[int, set[int]] = {rung: set() for rung in rungs}
         """Epoch of the rung -> trials that went on from it, in the promotion form."""
+        # (-value, trial), the best first: nothing here takes longer with every trial.
+        self._ranked: dict[int, list[tuple[float, int]]] = {rung: [] for rung in rungs}
+        self._waiting: dict[int, list[tuple[float, int]]] = {rung: [] for rung in rungs}
 
     def arrive(self, trial: int, rung: int, value: float) -> None:
         """Record a trial's best value at a rung."""
+        values, ranked = self.rungs[rung], self._ranked[rung]
         # Replaced, not added: a trial that went on from an older checkpoint counts once.
-        self.rungs[rung].pop(trial, None)
-        self.rungs[rung][trial] = value
+        if (before := values.pop(trial, None)) is not None:
+            del ranked[bisect_left(ranked, (-before, trial))]
+        values[trial] = value
+        insort(ranked, (-value, trial))
+
+    def wait(self, trial: int, rung: int) -> None:
+        """Let a trial wait for its promotion from a rung."""
+        insort(self._waiting[rung], (-self.rungs[rung][trial], trial))
+
+    def wait_no_more(self, trial: int, rung: int) -> None:
+        """Let a trial wait no longer: it goes on, or has ended."""
+        waiting = self._waiting[rung]
+        del waiting[bisect_left(waiting, (-self.rungs[rung][trial], trial))]
+
+    def best_waiting(self, rung: int) -> tuple[float, int] | None:
+        """Return the best of those that wait at a rung: its value, negative, and the trial."""
+        return next(iter(self._waiting[rung]), None)
 
     def last_passed(self, trial: int, epoch: int) -> int | None:
         """Return the highest rung that a trial has a value at by `epoch`, or None."""
@@ -81,7 +101,7 @@ class Ladder:
 
     def judge(self, trial: int, rung: int) -> Decision:
         """Say whether a trial goes on from a rung in the stopping form."""
-        values = sorted(self.rungs[rung].values(), reverse=True)
+        values = self._ranked[rung]
         others, at = len(values) - 1, f"at the rung of {plural(rung, 'epoch')}"
         cutoff = None
         if others < self._min_competitors:
@@ -89,26 +109,25 @@ class Ladder:
             reason = f"{few} {at}, {self._min_competitors} are needed to stop a trial"
         else:
             keep = math.ceil(len(values) / self._eta)
-            cutoff = values[keep - 1]
+            cutoff = -values[keep - 1][0]
             go_on = "only the best goes on" if keep == 1 else f"the best {keep} go on"
-            reason = f"rank {self._rank(trial, rung)} of {len(values)} {at}; {go_on}"
+            reason = f"rank {self.rank(trial, rung)} of {len(values)} {at}; {go_on}"
         goes_on = cutoff is None or self.rungs[rung][trial] >= cutoff
         return self._decision(trial, rung, "continue" if goes_on else "stop", cutoff, reason)
 
-    def promotable(self, rung: int, *, among: Iterable[int]) -> Decision | None:
-        """Return the best of some trials that may go on from a rung by promotion, or None.
+    def promotable(self, rung: int, trial: int | None = None) -> Decision | None:
+        """Return the promotion of a trial, by default the best that waits, or None.
 
-        The best floor(n / eta) of the n values may, each once; of equal values the earlier trial.
+        The best floor(n / eta) of the n values may go on; of equal values the earlier trial.
         """
-        values, keep = self.rungs[rung], self._num_promoted(rung)
-        if keep == 0:
-            return None
-        ranked = sorted(values, key=lambda t: (-values[t], t))
-        wanted = set(among)
-        for trial in ranked[:keep]:
-            if trial in wanted and trial not in self.promoted[rung]:
-                return self._standing(trial, rung, "promote")
-        return None
+        if trial is None:
+            best = self.best_waiting(rung)
+            if best is None:
+                return None
+            trial = best[1]
+        place = bisect_left(self._ranked[rung], (-self.rungs[rung][trial], trial))
+        may = place < self._num_promoted(rung)
+        return self._standing(trial, rung, "promote") if may else None
 
     def hold(self, trial: int, rung: int) -> Decision:
         """Let a trial wait at a rung: it does not belong to those that may go on."""
@@ -118,11 +137,11 @@ class Ladder:
         """Return how a trial stands by the rule of promotion."""
         values, keep = self.rungs[rung], self._num_promoted(rung)
         at = f"of {len(values)} at the rung of {plural(rung, 'epoch')}"
-        reason, cutoff = f"rank {self._rank(trial, rung)} {at}", None
+        reason, cutoff = f"rank {self.rank(trial, rung)} {at}", None
         if keep == 0:
             reason += f"; the first goes on when {self._first_promotion()} are there"
         else:
-            cutoff = sorted(values.values(), reverse=True)[keep - 1]
+            cutoff = -self._ranked[rung][keep - 1][0]
             reason += "; only the best goes on" if keep == 1 else f"; the best {keep} go on"
         return self._decision(trial, rung, action, cutoff, reason)
 
@@ -133,9 +152,9 @@ class Ladder:
     def _first_promotion(self) -> int:
         return max(self._eta, self._min_competitors + 1)
 
-    def _rank(self, trial: int, rung: int) -> int:
-        values = self.rungs[rung]
-        return 1 + sum(other > values[trial] for other in values.values())
+    def rank(self, trial: int, rung: int) -> int:
+        """Return a trial's place at a rung: 1 more than there are better values."""
+        return 1 + bisect_left(self._ranked[rung], (-self.rungs[rung][trial], -1))
 
     def _decision(
         self, trial: int, rung: int, action: Action, cutoff: float | None, reason: str
@@ -147,7 +166,7 @@ class Ladder:
             rung=rung,
             value=self.rungs[rung][trial],
             cutoff=cutoff,
-            rank=self._rank(trial, rung),
+            rank=self.rank(trial, rung),
             competitors=len(self.rungs[rung]) - 1,
             reason=reason,
         )

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from model.train import EpochMetrics
+from search.propose.upsert import upsert
 from search.prune.ladder import Decision
 from search.record import tables
 from search.record.sessions import Sessions
+from search.record.steps import Steps
 from search.record.tables import rows_of
 
 EventKind = Literal["proposed", "promoted", "epoch", "ended", "reopened", "extended"]
@@ -27,6 +29,21 @@ longest training was raised; of no trial (-1), the reason is what changed (JSON)
 
 NO_TRIAL = -1
 """The trial of an event that is of none."""
+# Made once: SQLAlchemy takes longer to put a statement together than to have it executed.
+_ADD_EVENT, _ADD_DECISION = tables.events.insert(), tables.decisions.insert()
+_ADD_ATTEMPT, _OF_ATTEMPT = tables.attempts.insert(), tables.attempts.c
+_LAST_ATTEMPTS = (
+    sa.select(_OF_ATTEMPT.trial, sa.func.max(_OF_ATTEMPT.attempt))
+    .where(_OF_ATTEMPT.study == sa.bindparam("of_study"))
+    .group_by(_OF_ATTEMPT.trial)
+)
+_UPDATE_ATTEMPT = tables.attempts.update().where(
+    (_OF_ATTEMPT.study == sa.bindparam("of_study"))
+    & (_OF_ATTEMPT.trial == sa.bindparam("of_trial"))
+    & (_OF_ATTEMPT.attempt == sa.bindparam("of_attempt"))
+)
+_METRICS = tuple(field.name for field in fields(EpochMetrics))
+_DECISION = tuple(field.name for field in fields(Decision))
 _OF_A_FAILURE = ("attempt", "failure", "from_epoch", "reason")
 
 
@@ -73,9 +90,16 @@ class EventRow:
 class Record:
     """Read and write the tables of one study."""
 
-    def __init__(self, engine: sa.Engine, study: int, sessions: Sessions) -> None:
+    def __init__(self, engine: sa.Engine, study: int, sessions: Sessions, steps: Steps) -> None:
         """Read and write those of a study (its id in Optuna's tables)."""
         self._engine, self._study, self._sessions = engine, study, sessions
+        self._writing, self._dialect = steps.writing, engine.dialect.name
+        self._attempts: dict[int, int] | None = None
+        """Trial -> its last attempt; read once."""
+
+    def forget(self) -> None:
+        """Read again what was known of the attempts: not all of it was written."""
+        self._attempts = None
 
     def add_event(
         self,
@@ -89,12 +113,12 @@ class Record:
     ) -> None:
         """Record that something other than an epoch happened; a promotion with its decision."""
         facts = {"outcome": outcome, "reason": _storable(reason), "failure": failure}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             self._add_event(connection, kind, trial, decision=decision, **facts)
 
     def add_extension(self, content: str, reopened: Sequence[int]) -> None:
         """Record new settings (JSON), and the trials whose end they take back, in one step."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             self._add_event(connection, "extended", NO_TRIAL, reason=content)
             for trial in reopened:
                 self._add_event(connection, "reopened", trial)
@@ -106,44 +130,34 @@ class Record:
         metrics: EpochMetrics,
         value: float | None,
         decision: Decision | None = None,
-    ) -> None:
+    ) -> EpochRow:
         """Record an epoch together with what was decided on it, in one transaction.
 
         An epoch recorded before (a trial that went on from an older checkpoint) is replaced; the
         events hold both. `value` is what was judged; None where the training diverged.
         """
-        now = time.time()
-        row = {"study": self._study, "trial": trial, "attempt": attempt, "at": now}
-        row |= {name: _finite(number) for name, number in asdict(metrics).items()}
-        epochs = tables.epochs
-        with self._engine.begin() as connection:
-            same = (epochs.c.trial == trial) & (epochs.c.epoch == metrics.epoch)
-            connection.execute(epochs.delete().where((epochs.c.study == self._study) & same))
-            connection.execute(epochs.insert().values(row))
+        values: dict[str, Any] = {name: _finite(getattr(metrics, name)) for name in _METRICS}
+        values |= {"trial": trial, "attempt": attempt, "at": time.time()}
+        with self._writing() as connection:
+            statement = upsert(self._dialect, tables.epochs, "study", "trial", "epoch")
+            connection.execute(statement, values | {"study": self._study})
             self._add_event(
                 connection, "epoch", trial, epoch=metrics.epoch, value=value, decision=decision
             )
-            connection.execute(self._sessions.seen(now))
+            self._sessions.saw(connection, values["at"])
+        return EpochRow(**values)
 
     def start_attempt(self, trial: int, *, from_epoch: int) -> int:
         """Record that a trial was handed to a worker; return the attempt's number from 1."""
-        with self._engine.begin() as connection:
-            attempts = tables.attempts.c
-            last = connection.scalar(
-                sa.select(sa.func.max(attempts.attempt)).where(
-                    (attempts.study == self._study) & (attempts.trial == trial)
-                )
-            )
-            attempt = (last or 0) + 1
-            connection.execute(
-                tables.attempts.insert().values(
-                    study=self._study,
-                    trial=trial,
-                    attempt=attempt,
-                    from_epoch=from_epoch,
-                    started_at=time.time(),
-                )
-            )
+        with self._writing() as connection:
+            if self._attempts is None:
+                last = connection.execute(_LAST_ATTEMPTS, {"of_study": self._study})
+                self._attempts = {number: attempt for number, attempt in last}
+            attempt = self._attempts.get(trial, 0) + 1
+            row: dict[str, Any] = {"study": self._study, "trial": trial, "attempt": attempt}
+            row |= {"from_epoch": from_epoch, "started_at": time.time()}
+            connection.execute(_ADD_ATTEMPT, row)
+        self._attempts[trial] = attempt
         return attempt
 
     def place_attempt(self, trial: int, attempt: int, *, node: str, pid: int) -> None:
@@ -168,7 +182,7 @@ class Record:
         alive = self._sessions.last_seen("search")
         attempts = tables.attempts.c
         seen = sa.case((attempts.started_at > alive, attempts.started_at), else_=alive)
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(
                 tables.attempts.update()
                 .where((attempts.study == self._study) & attempts.ended_at.is_(None))
@@ -180,7 +194,7 @@ class Record:
 
         `models` holds the SHA-256 of each model (JSON).
         """
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             result = connection.execute(
                 tables.looks.insert().values(
                     study=self._study,
@@ -194,7 +208,7 @@ class Record:
 
     def end_look(self, look: int, *, result: str) -> None:
         """Record the numbers that a look showed (JSON)."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             mine = tables.looks.c.id == look
             connection.execute(tables.looks.update().where(mine).values(result=result))
 
@@ -237,14 +251,9 @@ class Record:
         return self._rows(tables.looks, tables.looks.c.id)
 
     def _update_attempt(self, trial: int, attempt: int, **values: Any) -> None:
-        attempts = tables.attempts.c
-        this = (attempts.trial == trial) & (attempts.attempt == attempt)
-        with self._engine.begin() as connection:
-            connection.execute(
-                tables.attempts.update()
-                .where((attempts.study == self._study) & this)
-                .values(**values)
-            )
+        this = {"of_study": self._study, "of_trial": trial, "of_attempt": attempt}
+        with self._writing() as connection:
+            connection.execute(_UPDATE_ATTEMPT, this | values)
 
     def _add_event(
         self,
@@ -256,15 +265,13 @@ class Record:
         **values: Any,
     ) -> None:
         now = time.time()
-        result = connection.execute(
-            tables.events.insert().values(
-                study=self._study, kind=kind, trial=trial, at=now, **values
-            )
-        )
+        row = {"study": self._study, "kind": kind, "trial": trial, "at": now}
+        result = connection.execute(_ADD_EVENT, row | values)
         if decision is not None:
             epoch = values.get("epoch") or decision.rung
             place = {"study": self._study, "event": _new_key(result), "epoch": epoch, "at": now}
-            connection.execute(tables.decisions.insert().values(asdict(decision) | place))
+            about = {name: getattr(decision, name) for name in _DECISION}
+            connection.execute(_ADD_DECISION, about | place)
 
     def _rows(
         self,

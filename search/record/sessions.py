@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from search.record.tables import rows_of, sessions
 
+_SAW = sessions.update().where(sessions.c.id == sa.bindparam("of_session"))
+
 
 class Sessions:
     """The sessions of one study, and the one of this process."""
@@ -44,12 +46,12 @@ class Sessions:
     def see(self) -> None:
         """Record that the session of this process goes on."""
         with self._engine.begin() as connection:
-            connection.execute(self.seen(time.time()))
+            self.saw(connection, time.time())
 
-    def seen(self, now: float) -> sa.Update:
-        """Return the statement that records it at Unix time `now`, for a transaction of others."""
+    def saw(self, connection: sa.Connection, now: float) -> None:
+        """Record it at Unix time `now`, in a transaction of others."""
         # Only our own session: one that was killed was not seen again.
-        return sessions.update().where(sessions.c.id == self._mine).values(seen_at=now)
+        connection.execute(_SAW, {"of_session": self._mine, "seen_at": now})
 
     def end(self, session: int) -> None:
         """Record that a driver left the study in good order."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial
 
 from search.config.config import StudyConfig
 from search.config.config_file import ConfigError, dump_config, load_config
@@ -24,7 +26,13 @@ from search.record.extension import as_extended, extensions
 from search.record.record import EpochRow, Record
 from search.record.sessions import Sessions
 from search.record.sound_trials import sound
+from search.record.steps import Steps
 from search.record.storage import engine_of, open_storage
+from search.record.trial import Outcome as Outcome
+from search.record.trial import Trial as Trial
+from search.record.trial import best_of as best_of
+from search.record.trial import trial_name as trial_name
+from search.record.trial import trial_of as trial_of
 from search.record.whole_file import write_text
 from search.study_error import StorageError as StorageError
 from search.study_error import StudyError as StudyError
@@ -41,74 +49,8 @@ FORMAT = 3
 """Version of the study folder; another one is refused. 3: several studies in one database, kinds of
 failure, several checkpoints of a trial."""
 
-Outcome = Literal["complete", "pruned", "failed", "infeasible", "running"]
-"""How a trial stands. `pruned`: stopped by ASHA or by the end of the budget. `infeasible`: diverged
-or refused before training; never counted as a bug."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """One trial as every reader sees it."""
-
-    number: int
-    outcome: Outcome
-    reason: str
-    """Why it ended; empty while it has not."""
-    failure: str = ""
-    """Of which kind its failure was (`search.drive.failure`); empty where it has not failed."""
-    origin: str
-    """`baseline seed-32`, `point 1`, or `sampler`."""
-    configuration: dict[str, Any] | None
-    parameters: int | None
-    """Trainable parameters of the network."""
-    multiply_adds: int | None
-    """Per image, one forward pass."""
-    refusal: str
-    """Why it was not trained at all, or empty."""
-    proposal: Mapping[str, Any]
-    """What the sampler based it on; empty for baselines."""
-    epochs: tuple[EpochRow, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the name in tables and on disk: t0007."""
-        return trial_name(self.number)
-
-    @property
-    def can_win(self) -> bool:
-        """Whether it may be chosen: it has a value, and neither failed nor diverged."""
-        return self.value is not None and self.outcome in ("complete", "pruned", "running")
-
-    @property
-    def merit(self) -> tuple[float, int, int]:
-        """Return what trials are sorted by, the best first.
-
-        By the highest validation accuracy of any epoch; ties go to the smaller network, then to the
-        earlier trial.
-        """
-        return -(self.value or 0.0), self.parameters or 0, self.number
-
-    @property
-    def max_epochs(self) -> int:
-        """Return how many epochs a whole training of it has; 0 where there is no configuration."""
-        return 0 if self.configuration is None else int(self.configuration["training"]["epochs"])
-
-    @property
-    def best_epoch(self) -> int | None:
-        """Return the epoch with the highest validation accuracy, of equals the last.
-
-        Where few images make many equals, the longer training is the safer one to repeat.
-        """
-        scored = [
-            (row.val_accuracy, row.epoch) for row in self.epochs if row.val_accuracy is not None
-        ]
-        return max(scored)[1] if scored else None
-
-    @property
-    def value(self) -> float | None:
-        """Return the highest validation accuracy so far: what is searched for."""
-        scores = [row.val_accuracy for row in self.epochs if row.val_accuracy is not None]
-        return max(scores, default=None)
+_ENDED_KNOWN = 100
+"""Trials that have ended and are kept at hand for those who are told of it."""
 
 
 class Study:
@@ -120,8 +62,12 @@ class Study:
         self.optuna = study
         # Optuna's own engine: one pool of connections, one place for SQLite's settings.
         engine = engine_of(study)
+        self._steps = Steps(engine)
         self.sessions = Sessions(engine, study._study_id)
-        self.record = Record(engine, study._study_id, self.sessions)
+        self.record = Record(engine, study._study_id, self.sessions, self._steps)
+        self._known: dict[int, Trial] = {}
+        self._ended: deque[int] = deque()
+        """Of those that are known, in the order in which they ended."""
         self.extensions = extensions(self.record.events(kind="extended"))
         self.config = as_extended(config, self.extensions)
 
@@ -155,11 +101,37 @@ class Study:
         """Return the folder of one trial's files."""
         return self.folder / "trials" / trial_name(number)
 
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Commit what is written in the block at its end, all of it or nothing; see `Steps`."""
+        try:
+            with self._steps.step():
+                yield
+        except BaseException:  # what was not written is not known
+            self._known.clear()
+            self._ended.clear()
+            self.record.forget()
+            raise
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """Return the connection to write by: that of the step, or of a transaction of its own."""
+        return self._steps.writing()
+
+    def know(self, trial: Trial) -> None:
+        """Keep a trial as it is in the record now: only for the one process that writes there."""
+        self._known[trial.number] = trial
+        if trial.outcome != "running":
+            self._ended.append(trial.number)
+            if len(self._ended) > _ENDED_KNOWN:
+                self._known.pop(self._ended.popleft(), None)
+
     def trial(self, number: int) -> Trial:
         """Return one trial."""
+        if (known := self._known.get(number)) is not None:
+            return known
         storage = self.optuna._storage
         key = storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
-        return _view(storage.get_trial(key), tuple(self.record.epochs(number)))
+        return trial_of(storage.get_trial(key), tuple(self.record.epochs(number)))
 
     def trials(self, frozen: Sequence[FrozenTrial] | None = None) -> list[Trial]:
         """Return every trial, by number; from `frozen`, where Optuna's were read just now."""
@@ -169,7 +141,7 @@ class Study:
                 frozen = self.optuna.get_trials(deepcopy=False)
             for row in self.record.epochs():
                 epochs.setdefault(row.trial, []).append(row)
-            return [_view(trial, tuple(epochs.get(trial.number, ()))) for trial in sound(frozen)]
+            return [trial_of(trial, tuple(epochs.get(trial.number, ()))) for trial in sound(frozen)]
 
 
 def create(
@@ -253,44 +225,8 @@ def open_study(folder: Path) -> Study:
     return Study(folder, config, study)
 
 
-def trial_name(number: int) -> str:
-    """Return the name of a trial in tables and on disk: 7 -> t0007."""
-    return f"t{number:04d}"
-
-
-def best_of(trials: list[Trial]) -> Trial | None:
-    """Return the best trial by merit of those that can win: the one definition of "best".
-
-    A trial that runs or waits counts by what it has shown.
-    """
-    return min((t for t in trials if t.can_win), key=lambda t: t.merit, default=None)
-
-
 def _saved_config(folder: Path) -> StudyConfig:
     try:
         return load_config(folder / "config.yaml")
     except ConfigError as error:
         raise StudyError(str(error)) from None
-
-
-def _view(frozen: FrozenTrial, epochs: tuple[EpochRow, ...]) -> Trial:
-    attrs = frozen.user_attrs
-    outcomes: dict[TrialState, Outcome] = {
-        TrialState.COMPLETE: "complete",
-        TrialState.PRUNED: "pruned",
-        TrialState.RUNNING: "running",
-        TrialState.FAIL: "infeasible" if attrs.get("infeasible") else "failed",
-    }
-    return Trial(
-        number=frozen.number,
-        outcome=outcomes[frozen.state],
-        reason=attrs.get("reason", ""),
-        failure=attrs.get("failure", ""),
-        origin=attrs.get("origin", "sampler"),
-        configuration=attrs.get("configuration"),
-        parameters=attrs.get("parameters"),
-        multiply_adds=attrs.get("multiply_adds"),
-        refusal=attrs.get("refusal", ""),
-        proposal=attrs.get("proposal", {}),
-        epochs=epochs,
-    )

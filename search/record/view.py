@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from search.prune.budget import Budget, Use, worth
@@ -78,17 +78,17 @@ class View:
     """What must be known about them before any number; empty where nothing must."""
     train_images: int
     """Images of one epoch."""
+    _share_is_read: bool = field(default=False, compare=False)
+    _leader: Trial | None = field(default=None, compare=False)
+    """The best trial; None where it has to be looked for."""
 
     @classmethod
     def of(cls, study: Study) -> View:
         """Read everything from the study's record."""
         from search.record.extension import taken_back
 
-        record, sessions, decisions = (
-            study.record,
-            study.sessions.all(),
-            study.record.decisions(),
-        )
+        record, sessions = study.record, study.sessions.all()
+        decisions = record.decisions()
         trials = {t.number: t for t in study.trials()}
         attempts = [a for a in record.attempts() if a["trial"] in trials]
         tried = {a["trial"] for a in attempts if trials[a["trial"]].outcome != "running"}
@@ -140,8 +140,9 @@ class View:
     def start(self, trial: Trial, at: float) -> None:
         """Put a trial that was handed out at Unix time `at` on the first idle slot."""
         number = trial.number
-        self.trials[number] = trial
-        self.share = self.study.noted("share") or 1.0  # written when the search begins
+        self._put(trial)
+        if not self._share_is_read:  # it is written when the search begins
+            self.share, self._share_is_read = self.study.noted("share") or 1.0, True
         self._leave(number, at)  # handed out again: its worker was lost
         self.begun[number] = at
         if number in self.paused:
@@ -168,7 +169,7 @@ class View:
         trial = self.trials[number]
         rows = {row.epoch: row for row in trial.epochs}
         rows[metrics.epoch] = EpochRow(trial=number, attempt=0, at=at, **values)
-        self.trials[number] = replace(trial, epochs=tuple(rows[key] for key in sorted(rows)))
+        self._put(replace(trial, epochs=tuple(rows[key] for key in sorted(rows))))
         if decision is None:
             return
         self.rungs.setdefault((decision.bracket, decision.rung), {})[number] = decision.action
@@ -179,7 +180,7 @@ class View:
 
     def end(self, number: int, outcome: Outcome, reason: str, at: float) -> None:
         """End a trial at Unix time `at` and free its slot."""
-        self.trials[number] = replace(self.trials[number], outcome=outcome, reason=reason)
+        self._put(replace(self.trials[number], outcome=outcome, reason=reason))
         self.ended.append(number)
         self.chances.append((number, worth(outcome, self.trials[number].value)))
         self.paused.discard(number)
@@ -191,6 +192,14 @@ class View:
         """Free the slot of a trial that leaves it at Unix time `at`, for now or for ever."""
         self._leave(number, at)
         self.slots = [None if trial == number else trial for trial in self.slots]
+
+    def _put(self, trial: Trial) -> None:
+        # Who is the best is asked at every end: not by comparing all there are.
+        self.trials[trial.number] = trial
+        if self._leader is None or trial.number == self._leader.number:
+            self._leader = None
+        elif trial.can_win and trial.merit < self._leader.merit:
+            self._leader = trial
 
     def _leave(self, number: int, at: float) -> None:
         self.held += max(0.0, at - self.begun.pop(number, at))
@@ -213,9 +222,11 @@ class View:
 
     def best(self) -> Trial | None:
         """Return the best trial so far, as `search.record.study.best_of` has it."""
-        from search.record.study import best_of
+        if self._leader is None:
+            from search.record.study import best_of
 
-        return best_of(list(self.trials.values()))
+            self._leader = best_of(list(self.trials.values()))
+        return self._leader
 
     def baselines(self) -> dict[str, Trial]:
         """Return the trials of the baselines by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.explain.workload import workloads
 from search.record.study import UNSEARCHED, Study, Trial, best_of, trial_name
 from search.report.audit import audit_facts
 from search.report.proposals import proposal_facts
@@ -66,6 +67,8 @@ def gather(study: Study) -> dict[str, Any]:
         "importance_remark": remark,
         "edges": _edges(points, dimensions, best),
         "bars": bars,
+        "workloads": workloads(study),
+        "shelf": study.noted("shelf") or "",
         "joins": joins,
         "failures": [t for t in trials if t.outcome in ("failed", "infeasible")],
         "lost": [a for a in study.record.attempts() if a["outcome"] == "lost"],

@@ -102,7 +102,7 @@ class Screen:
         """Note that a trial was handed out."""
         number = assignment.trial
         # Proposals refused since the last one are told to nobody; they are in the record.
-        fresh = [self._study.trial(n) for n in range(number) if n not in self._view.trials]
+        fresh = [self._study.trial(n) for n in range(len(self._view.trials), number)]
         trial = self._study.trial(number)
         with self._lock:
             self._view.trials |= {t.number: t for t in fresh}

@@ -7,6 +7,7 @@ from typing import Any
 
 from search.config.baselines import BASELINES
 from search.explain.audit import audit_of
+from search.explain.workload import workloads
 from search.record.final_metrics import read_metrics
 from search.record.lock import is_alive
 from search.record.study import Study, Trial, best_of
@@ -32,6 +33,7 @@ def summarise(study: Study) -> dict[str, Any]:
         },
         "best": _best(trials),
         "budget": _budget(study, trials),
+        "nodes": [workload.to_dict() for workload in workloads(study)],
     }
 
 
@@ -63,6 +65,7 @@ def build_result(study: Study) -> dict[str, Any]:
         "baselines": [_baseline(study, name, groups, models) for name in study.config.baselines],
         "final": final,
         "budget": _budget(study, trials),
+        "nodes": [workload.to_dict() for workload in workloads(study)],
         # What stopping trials early cost; null where no trial was audited.
         "audit": None if audited is None else audited.to_dict(),
         "versions": study.noted("environment"),
