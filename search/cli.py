@@ -21,6 +21,7 @@ from search.cli_options import (
     AsJson,
     Config,
     Data,
+    GoOnAt,
     Overrides,
     Preset,
     Quiet,
@@ -116,14 +117,14 @@ def plan(
 def resume(
     study: StudyName,
     runs: Runs = DEFAULT_RUNS,
-    address: Address = None,
+    address: GoOnAt = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Go on with a study that was interrupted, from its record."""
-    if address is not None and is_elsewhere(address):
-        hand_over(address, study, ["resume"], runs)
+    if is_elsewhere(address):
+        hand_over(str(address), study, ["resume"], runs)
         return
     from search.engine.place import place
     from search.record.lock import hold

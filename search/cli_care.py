@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from search.cli_cluster import hand_over, is_elsewhere
 from search.cli_options import (
     DEFAULT_RUNS,
     AsJson,
+    GoOnAt,
     Quiet,
     Runs,
     StudyName,
@@ -68,24 +70,33 @@ def extend(
         int | None, typer.Option(min=1, help="Train for so long; the best so far anew.")
     ] = None,
     runs: Runs = DEFAULT_RUNS,
+    address: GoOnAt = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Raise the budget of a study, finished or not, and go on with it."""
+    if is_elsewhere(address):
+        given = {"trials": trials, "epochs": epochs, "minutes": minutes, "max-epochs": max_epochs}
+        words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        hand_over(str(address), study, ["extend", *words], runs)
+        return
     from search.drive.extend import Wish
     from search.drive.extend import extend as raise_budget
+    from search.engine.place import place
     from search.record.lock import hold
-    from search.run import reopen_images
+    from search.run import check_nodes, reopen_images
 
     opened = open_named(study, runs)
-    with hold(opened):
+    with hold(opened), place(address) as cluster:
         images = reopen_images(opened)  # before anything is changed
+        if cluster is not None:
+            check_nodes(cluster, opened.config, images, opened.folder.parent)
         wish = Wish(trials=trials, epochs=epochs, minutes=minutes, max_epochs=max_epochs)
         opened, said = raise_budget(opened, wish)
         for line in said if not (quiet or as_json) else ():
             typer.echo(line, err=True)
-        go_on(opened, images, verbosity(quiet or as_json, verbose), as_json)
+        go_on(opened, images, verbosity(quiet or as_json, verbose), as_json, cluster)
 
 
 @care.command()

@@ -34,6 +34,14 @@ Address = Annotated[
         "--address", help="Ray cluster to train on: auto, or ray://HOST:10001. Else this machine."
     ),
 ]
+GoOnAt = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Ray cluster to train on: auto, or ray://HOST:10001; of a study on the cluster:"
+        " http://HOST:8265. Else this machine.",
+    ),
+]
 ThereToo = Annotated[
     str | None,
     typer.Option("--address", help="Of a study on a cluster: the head, http://HOST:8265."),

@@ -43,14 +43,14 @@ def test_gpus_are_filled_first_and_the_rest_goes_to_cpus(start_search: Start) ->
     searcher.spread_over(lambda: gpu_slots[0])
     configs = [searcher.suggest(f"ray-{index}") for index in range(4)]
     assert all(isinstance(config, dict) for config in configs)
-    on_cpu = [ON_CPU in config for config in configs if isinstance(config, dict)]
+    on_cpu = [config[ON_CPU] for config in configs if isinstance(config, dict)]
     assert on_cpu == [False, False, True, True]
 
     # A trial that leaves a GPU makes room there; a node that is lost takes its room away.
     searcher.on_trial_complete("ray-0")
     driver.resize(5)
     next_one = searcher.suggest("ray-4")
-    assert isinstance(next_one, dict) and ON_CPU not in next_one
+    assert isinstance(next_one, dict) and not next_one[ON_CPU]
     gpu_slots[0] = 1
     driver.resize(6)
     last = searcher.suggest("ray-5")

@@ -100,3 +100,20 @@ def test_a_node_that_was_never_there_for_the_search_has_no_share() -> None:
     facts: dict[str, Any] = dict.fromkeys(("slots", "attempts", "trials", "epochs", "lost"), 0)
     nobody = Workload(node="x", busy_seconds=0.0, present_seconds=0.0, **facts)
     assert nobody.busy_share is None
+
+
+def test_nodes_that_a_killed_driver_left_were_there_until_it_was_last_seen(
+    start_search: Start, clock: Clock
+) -> None:
+    study, _ = start_search(slots=4, handed_out=0)
+    study.sessions.start("search", host="head", pid=1)
+    Nodes(study).joined(id="aa", name="a", ip="10.0.0.1", cpus=2.0, gpus=0.0, slots=2)
+    clock(30)
+    study.sessions.see()
+    clock(1000)  # killed, and resumed much later
+    again = open_study(study.folder)
+    again.sessions.start("search", host="head", pid=2)
+    Nodes(again).joined(id="ab", name="a", ip="10.0.0.1", cpus=2.0, gpus=0.0, slots=2)
+    first, second = nodes_of(again)
+    assert first.left_at == first.joined_at + 30
+    assert second.left_at is None

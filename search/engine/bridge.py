@@ -22,7 +22,8 @@ from ray.tune.search import Searcher
 from model.train import EpochMetrics
 from search.drive.driver import Driver
 from search.drive.failure import Failure, of_dead_worker
-from search.engine.trial import ASSIGNMENT, FAILURE, METRICS, ON_CPU, REMARK, TRIAL
+from search.engine.trial import ASSIGNMENT, FAILURE, METRICS, ON_CPU, REMARK, SLOT, TRIAL
+from search.engine.workers import Seats, keep_workers
 from search.prune.assignment import Assignment
 from search.record.study import trial_name
 
@@ -38,7 +39,7 @@ class DriverSearcher(Searcher):
         self.trials: dict[str, int] = {}
         """Tune's trial id -> our trial number, for every assignment still open."""
         self._gpu_slots: Callable[[], int] | None = None
-        self._on_gpu: set[str] = set()
+        self._seats, self._seats_on_cpu = Seats(), Seats()
         self.error: Exception | None = None
         """Why the driver could not go on; raised again by the tuner."""
 
@@ -64,8 +65,12 @@ class DriverSearcher(Searcher):
             return str(Searcher.FINISHED)
         if assignment is not None:
             self.trials[trial_id] = assignment.trial
-            slow = {ON_CPU: True} if self._goes_to_cpu(trial_id) else {}
-            return {ASSIGNMENT: json.dumps(as_config(assignment))} | slow
+            on_cpu = self._gpu_slots is not None and len(self._seats) >= self._gpu_slots()
+            if on_cpu:
+                self._driver.flight.slow_down(assignment.trial)
+            seats = self._seats_on_cpu if on_cpu else self._seats
+            given = {ON_CPU: on_cpu, SLOT: seats.take(trial_id)}
+            return {ASSIGNMENT: json.dumps(as_config(assignment)), **given}
         if self._driver.done and not self.trials:
             return str(Searcher.FINISHED)
         return None
@@ -75,16 +80,8 @@ class DriverSearcher(Searcher):
     ) -> None:
         """Forget an assignment; the driver knows of its end, see `DriverScheduler`."""
         self.trials.pop(trial_id, None)
-        self._on_gpu.discard(trial_id)
-
-    def _goes_to_cpu(self, trial_id: str) -> bool:
-        if self._gpu_slots is None:
-            return False
-        if len(self._on_gpu) < self._gpu_slots():
-            self._on_gpu.add(trial_id)
-            return False
-        self._driver.flight.slow_down(self.trials[trial_id])
-        return True
+        for seats in (self._seats, self._seats_on_cpu):
+            seats.leave(trial_id, with_worker=not error)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tuner pickles its arguments for a restore that we never use; the driver stays here.
@@ -113,6 +110,11 @@ class DriverScheduler(FIFOScheduler):
         self._killed_for_memory, self._counted_at = _killed_for_memory(), time.monotonic()
         self.hung: dict[str, str] = {}
         """Tune's trial id -> why `HangWatch` has ended its worker."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the trial that Tune starts next, on workers that are kept for their slots."""
+        keep_workers(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the epoch and return Tune's word for the verdict."""

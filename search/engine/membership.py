@@ -66,6 +66,8 @@ class NodeWatch(Callback):
         for node in cluster.checked:
             self._admit(node)
         self._resize()
+        if self._fixed and not cluster.is_remote:
+            cluster.ask_for(slots)
 
     def name_of(self, node: str) -> str:
         """Return what a node (its id) is called; its id where it is not known yet."""
@@ -90,6 +92,8 @@ class NodeWatch(Callback):
         for _, mark in self._asked.values():
             shutil.rmtree(mark, ignore_errors=True)
         self._nodes.end()
+        if self._fixed and not self._cluster.is_remote:
+            self._cluster.ask_for_nothing()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tuner pickles its arguments for a restore that we never use

@@ -32,8 +32,8 @@ from search.record.study import trial_name
 
 ASSIGNMENT = "assignment"
 """Key of an assignment as JSON text: whatever is more than that, Tune copies and flattens."""
-ON_CPU = "on_cpu"
-"""Key that says that the trial has no GPU, though others have."""
+ON_CPU, SLOT = "on_cpu", "slot"
+"""Keys that say whether a trial has no GPU though others have, and the number of its slot."""
 TRIAL, FAILURE, REMARK, METRICS = "trial", "failure", "remark", "metrics"
 """Keys of what a worker reports: the trial's number, its failure (JSON) or "", what was substituted
 or "", the epoch's metrics."""

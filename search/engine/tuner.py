@@ -221,13 +221,14 @@ def _resources(slots: Slots) -> Any:
     """Return what Ray is to give each trial."""
     from ray import tune
 
-    from search.engine.trial import ON_CPU
+    from search.engine.trial import ON_CPU, SLOT
+    from search.engine.workers import bundle
 
-    whole = {"CPU": float(slots.threads), "GPU": slots.gpus}
-    if not slots.without_gpu:
-        return tune.PlacementGroupFactory([whole])
-    slow = {"CPU": float(slots.threads)}
-    return lambda config: tune.PlacementGroupFactory([slow if config.get(ON_CPU) else whole])
+    def needs(config: dict[str, Any]) -> Any:
+        gpus = 0.0 if config[ON_CPU] else slots.gpus
+        return tune.PlacementGroupFactory([bundle(slots.threads, gpus, config[SLOT])])
+
+    return needs
 
 
 def _tuner(

@@ -40,9 +40,13 @@ class Nodes:
     """The nodes of one study; kept in the record with every change."""
 
     def __init__(self, study: Study) -> None:
-        """Read what is recorded."""
+        """Read what is recorded; to a killed driver its nodes were there until it was last seen."""
         self._study = study
-        self._rows = nodes_of(study)
+        seen = study.sessions.last_seen("search")
+        self._rows = [
+            row if row.left_at is not None else replace(row, left_at=max(seen, row.joined_at))
+            for row in nodes_of(study)
+        ]
 
     def joined(self, *, id: str, name: str, ip: str, cpus: float, gpus: float, slots: int) -> None:
         """Record that a node is there."""
