@@ -130,7 +130,8 @@ def _ray_alone(trials: int, slots: int, folder: Path, *, epochs: int = 1) -> dic
 def _ours(trials: int, slots: int, folder: Path, kinds: Sequence[str]) -> dict[str, Any]:
     from ray import tune
 
-    from search.engine.bridge import DriverScheduler, DriverSearcher, HangWatch
+    from search.engine.bridge import DriverScheduler, DriverSearcher
+    from search.engine.hang_watch import HangWatch
 
     study, asking = made_up_study(folder / "study", trials, slots), Watch()
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ from model.checkpoint import load_checkpoint
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.schedule import optimizer_tensors
 from search.drive.checkpoints import checkpoint_path, found
+from search.drive.shelf import FolderShelf
 from search.engine.bridge import as_config
 from search.engine.trial import TrialWorker
 from search.prune.assignment import Assignment
@@ -35,7 +36,8 @@ class Trial:
     def __init__(self, folder: Path, images: LabelledImages, learning_rate: float = 0.05) -> None:
         recipe = TrainingConfig(epochs=EPOCHS, learning_rate=learning_rate, batch_size=25)
         self.configuration = Configuration(network=NetworkConfig(filters=(3,)), training=recipe)
-        self.folder, self._images = folder, images
+        self.folder, self._images = folder / "t0000", images
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.reports: list[dict[str, Any]] = []
 
     def train(self, until: int, *, recorded: int = 0) -> None:
@@ -51,7 +53,13 @@ class Trial:
         worker = TrialWorker.__new__(TrialWorker)  # Ray's own __init__ is for its processes
         train, validation = self._images.take(range(100)), self._images.take(range(100, 150))
         pixels = ((70.0,), (80.0,))
-        worker.setup(as_config(assignment), train=train, validation=validation, pixels=pixels)
+        worker.setup(
+            as_config(assignment),
+            train=train,
+            validation=validation,
+            pixels=pixels,
+            shelf=FolderShelf(self.folder.parent),
+        )
         self.reports = [worker.step()]
         while self.reports[-1]["failure"] == "" and self.reports[-1]["metrics"]["epoch"] < until:
             self.reports.append(worker.step())
@@ -128,7 +136,7 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(
 ) -> None:
     trial = Trial(tmp_path, images)
     trial.train(3)
-    damaged = checkpoint_path(tmp_path, 3)
+    damaged = checkpoint_path(trial.folder, 3)
     harm(damaged)
     trial.train(EPOCHS, recorded=3)
     assert trial.told == [3, 4, 5]  # the third again
@@ -157,14 +165,14 @@ def test_where_none_is_left_the_trial_starts_again_and_the_damaged_ones_are_not_
 ) -> None:
     trial = Trial(tmp_path, images)
     trial.train(4)
-    for _, path in found(tmp_path):
+    for _, path in found(trial.folder):
         _flip(path)
     trial.train(2, recorded=4)
     assert trial.told == [1, 2]
     assert trial.remark.count("is damaged") >= 2
     assert trial.remark.endswith("; it started again from its first epoch")
     # Kept, they would count as the newest two, and those written now would be deleted.
-    assert [epoch for epoch, _ in found(tmp_path)] == [2, 1]
+    assert [epoch for epoch, _ in found(trial.folder)] == [2, 1]
     trial.train(EPOCHS, recorded=4)
     assert trial.told == [3, 4, 5]
     _assert_same(trial, undisturbed)
@@ -175,12 +183,12 @@ def test_checkpoints_that_the_quota_took_cost_the_way_from_the_first_epoch(
 ) -> None:
     trial = Trial(tmp_path, images)
     trial.train(3)
-    for _, path in found(tmp_path):
+    for _, path in found(trial.folder):
         path.unlink()
     trial.train(EPOCHS, recorded=3)
     assert trial.told == [1, 2, 3, 4, 5]
     assert trial.remark == (
-        f"no checkpoint is left in {tmp_path}; it started again from its first epoch"
+        f"no checkpoint is left in {trial.folder}; it started again from its first epoch"
     )
     _assert_same(trial, undisturbed)
 
@@ -190,8 +198,8 @@ def test_a_write_that_was_cut_off_is_no_checkpoint(
 ) -> None:
     trial = Trial(tmp_path, images)
     trial.train(3)
-    part = tmp_path / f".e0004.safetensors.{'0' * 32}.part"
-    part.write_bytes(checkpoint_path(tmp_path, 3).read_bytes()[:1000])
+    part = trial.folder / f".e0004.safetensors.{'0' * 32}.part"
+    part.write_bytes(checkpoint_path(trial.folder, 3).read_bytes()[:1000])
     trial.train(EPOCHS, recorded=3)
     assert (trial.told, trial.remark) == ([4, 5], "")
     _assert_same(trial, undisturbed)

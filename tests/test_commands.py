@@ -278,8 +278,8 @@ def test_help_is_light() -> None:
     assert shown.returncode == 0
     group: Any = typer.main.get_command(app)
     assert {"run", "plan", "export"} <= set(group.commands)
-    for name in group.commands:
-        assert f"  {name}  " in shown.stdout
+    for name, command in group.commands.items():
+        assert (f"  {name}  " in shown.stdout) != command.hidden
     probe = "import sys, search.cli; print([m for m in ('torch', 'ray') if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", probe], cwd=CHECKOUT, capture_output=True, text=True, check=True

@@ -235,7 +235,7 @@ class Clock:
         until, found = self.now + seconds, dict[int, str]()
         while self.now < until:
             self.now = min(until, self.now + 10)
-            found = driver.hung()
+            found = driver.flight.hung()
         return found
 
 
@@ -247,7 +247,7 @@ def test_a_silent_trial_is_hung_after_what_was_learnt(
     trial = hand_out(driver).trial
     assert clock.look_for(1790, driver) == {}, "nothing is known yet"
     assert clock.look_for(20, driver) == {trial: "no epoch within 30 min"}
-    driver.expect(study.trial(trial).multiply_adds, 30.0)
+    driver.flight.patience.saw(study.trial(trial).multiply_adds, 30.0)
     assert clock.look_for(1, driver) == {trial: "no epoch within 10 min"}
     train(driver, trial, {1: 0.5})  # took 1.5 s, but 30 were known to be possible
     assert clock.look_for(599, driver) == {}
@@ -262,7 +262,7 @@ def test_a_driver_that_was_suspended_takes_nobody_for_hung(
     trial = hand_out(driver).trial
     assert clock.look_for(50, driver) == {}
     clock.now += 3600
-    assert driver.hung() == {}
+    assert driver.flight.hung() == {}
     assert clock.look_for(20, driver) == {trial: "no epoch within 1 min"}
 
 

@@ -71,5 +71,5 @@ def test_a_slow_trial_is_not_taken_for_hung_by_the_pace_of_gpus(
     found = set()
     for _ in range(30):  # in steps: a long gap would be this process's own
         now += 10
-        found |= set(driver.hung())
+        found |= set(driver.flight.hung())
     assert found == {fast.trial}

@@ -121,11 +121,16 @@ def search(
         cut = PowerCut(study, {raylet_of(node): remover(node) for node in workers})
         keeper = Keeper(study, say=print)
         with joined("auto") as cluster:
-            preflight(cluster, images.train, study.folder.parent)
+            preflight(cluster, config, images.train, study.folder.parent)
             assert cluster.shares_runs  # it is one machine
             cluster.shares_runs = False
             driver = run_search(
-                study, images.train, images.validation, cluster=cluster, observers=(cut, keeper)
+                study,
+                images.train,
+                images.validation,
+                cluster.slots(config.resources),
+                cluster=cluster,
+                observers=(cut, keeper),
             )
         yield Search(study=study, driver=driver, cut=cut)
     finally:

@@ -147,13 +147,16 @@ class Driver:
         self.flight.resize(slots)
         self._failures.resize(slots)
 
-    def expect(self, multiply_adds: int, seconds: float) -> None:
-        """Learn from a probe how long an epoch of such a network takes: to know who is hung."""
-        self.flight.patience.saw(multiply_adds, seconds)
+    @property
+    def ends_now(self) -> bool:
+        """Whether trials in flight are to stop at their next epoch, or before their first."""
+        return bool(self._stop_reason) or bool(self._budget.exhausted(self.seconds))
 
-    def hung(self) -> dict[int, str]:
-        """Return the trials that have been silent for longer than any epoch may take, and why."""
-        return self.flight.hung()
+    def take_back(self, trial: int, reason: str) -> None:
+        """Take a trial off a slot that no worker came to; it waits for another one."""
+        with self.step():
+            self.flight.leave(trial, outcome="stopped", reason=reason)
+            self.flight.wait(trial)
 
     def place(self, trial: int, *, node: str, pid: int) -> None:
         """Record which worker process runs a trial."""

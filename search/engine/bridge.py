@@ -11,10 +11,8 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -23,11 +21,12 @@ from model.train import EpochMetrics
 from search.drive.driver import Driver
 from search.drive.failure import Failure, of_dead_worker
 from search.engine.trial import ASSIGNMENT, FAILURE, METRICS, ON_CPU, REMARK, SLOT, TRIAL
-from search.engine.workers import Seats, keep_workers
+from search.engine.workers import Seats, Workers, workers_of
 from search.prune.assignment import Assignment
-from search.record.study import trial_name
 
 _GLANCE_SECONDS = 0.2
+_PATIENCE_SECONDS = 15.0
+"""That a trial waits for a worker before those that are idle go, and leave it their room."""
 
 
 class DriverSearcher(Searcher):
@@ -40,6 +39,7 @@ class DriverSearcher(Searcher):
         """Tune's trial id -> our trial number, for every assignment still open."""
         self._gpu_slots: Callable[[], int] | None = None
         self._seats, self._seats_on_cpu = Seats(), Seats()
+        self._with_worker: set[str] = set()
         self.error: Exception | None = None
         """Why the driver could not go on; raised again by the tuner."""
 
@@ -80,8 +80,23 @@ class DriverSearcher(Searcher):
     ) -> None:
         """Forget an assignment; the driver knows of its end, see `DriverScheduler`."""
         self.trials.pop(trial_id, None)
+        left = trial_id in self._with_worker and not error
         for seats in (self._seats, self._seats_on_cpu):
-            seats.leave(trial_id, with_worker=not error)
+            seats.leave(trial_id, with_worker=left)
+        self._with_worker.discard(trial_id)
+
+    def has_worker(self, trial_id: str) -> None:
+        """Note that a trial has come to the worker of its slot."""
+        self._with_worker.add(trial_id)
+
+    def lacks_gpu(self, trial_id: str) -> bool:
+        """Return whether a trial waits for a GPU where no node has one any more."""
+        return self._gpu_slots is not None and trial_id in self._seats and not self._gpu_slots()
+
+    def chill(self) -> None:
+        """Note that the workers of all free slots are gone."""
+        for seats in (self._seats, self._seats_on_cpu):
+            seats.chill()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tuner pickles its arguments for a restore that we never use; the driver stays here.
@@ -94,6 +109,16 @@ class DriverSearcher(Searcher):
         """Restore nothing."""
 
 
+class Nodes(Protocol):
+    """The nodes of a cluster, as `search.engine.membership` follows them."""
+
+    def name_of(self, node: str) -> str:
+        """Return what the record calls a node, from Ray's id."""
+
+    def look(self) -> None:
+        """See who is there, and give the driver its slots."""
+
+
 class DriverScheduler(FIFOScheduler):
     """Passes each epoch, and each failure, to the driver and its verdict back to Tune."""
 
@@ -101,20 +126,55 @@ class DriverScheduler(FIFOScheduler):
         self,
         driver: Driver,
         searcher: DriverSearcher,
-        name_of: Callable[[str], str] | None = None,
+        nodes: Nodes | None = None,
     ) -> None:
-        """Pass on to a driver; `name_of` tells what the record calls a node, from Ray's id."""
+        """Pass on to a driver; `nodes` are those of a cluster."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._driver, self._searcher, self._name_of = driver, searcher, name_of
+        self._driver, self._searcher, self._nodes = driver, searcher, nodes
         self._placed: set[str] = set()
         self._killed_for_memory, self._counted_at = _killed_for_memory(), time.monotonic()
         self.hung: dict[str, str] = {}
         """Tune's trial id -> why `HangWatch` has ended its worker."""
+        self._waiting: dict[str, tuple[Trial, float]] = {}
+        self._looked_at = 0.0
+        self._room_is_short = False
+
+    def node_lost(self) -> None:
+        """Note that some of the free workers may be gone with a node: none is used any more."""
+        self._room_is_short = True
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Note that a trial waits for a worker."""
+        self._waiting[trial.trial_id] = (trial, time.monotonic())
+        super().on_trial_add(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Return the trial that Tune starts next, on workers that are kept for their slots."""
-        keep_workers(tune_controller)
+        workers = workers_of(tune_controller)
+        if time.monotonic() - self._looked_at > _GLANCE_SECONDS:
+            self._looked_at = time.monotonic()
+            self._look_after_waiting(tune_controller, workers)
         return super().choose_trial_to_run(tune_controller)
+
+    def _look_after_waiting(self, tune_controller: Any, workers: Workers) -> None:
+        """Make room for trials that wait for a worker, or take them back where none will come."""
+        for trial_id, (trial, since) in list(self._waiting.items()):
+            number = self._searcher.trials.get(trial_id)
+            if number is None or trial.status != Trial.PENDING:
+                del self._waiting[trial_id]
+                continue
+            ending = self._driver.ends_now or self._searcher.error is not None
+            if ending or self._searcher.lacks_gpu(trial_id):
+                del self._waiting[trial_id]
+                if self._searcher.error is None:
+                    self._driver.take_back(number, "no worker had come to it")
+                tune_controller.stop_trial(trial)
+            elif time.monotonic() - since > _PATIENCE_SECONDS:
+                self._room_is_short = True  # or others hold the room; what is idle goes
+        if self._room_is_short and workers.num_cached_objects:
+            workers.let_go()
+            self._searcher.chill()
+        self._room_is_short = False
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the epoch and return Tune's word for the verdict."""
@@ -142,6 +202,8 @@ class DriverScheduler(FIFOScheduler):
             memory = self._killed_for_memory > before
             failure = of_dead_worker(_said_of(trial), killed_for_memory=memory)
         try:
+            if self._nodes is not None:
+                self._nodes.look()  # or the trial is handed out again to a slot that is gone
             self._driver.on_failure(number, failure)
         except Exception as error:
             self._searcher.error = self._searcher.error or error
@@ -156,8 +218,10 @@ class DriverScheduler(FIFOScheduler):
         number = int(result[TRIAL])
         if trial.trial_id not in self._placed:
             self._placed.add(trial.trial_id)
+            self._searcher.has_worker(trial.trial_id)
             # Before the step writes: a node that is new is recorded by a transaction of its own.
-            node = self._name_of(result["node_id"]) if self._name_of else str(result["node"])
+            nodes, node = self._nodes, str(result["node"])
+            node = node if nodes is None else nodes.name_of(result["node_id"])
             self._driver.place(number, node=node, pid=int(result["pid"]))
         if result[FAILURE]:
             self._driver.on_failure(number, Failure(**json.loads(result[FAILURE])))
@@ -170,46 +234,6 @@ class DriverScheduler(FIFOScheduler):
             **{key.removeprefix(prefix): result[key] for key in result if key.startswith(prefix)}
         )
         return self._driver.on_epoch(number, metrics).action == "continue"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as above
-
-
-class HangWatch(Callback):
-    """Ends workers that are taken for hung: Tune has no limit of its own."""
-
-    def __init__(
-        self,
-        driver: Driver,
-        scheduler: DriverScheduler,
-        searcher: DriverSearcher,
-        *,
-        waits_for_nodes: bool = False,
-    ) -> None:
-        """Watch over a driver's trials; on a cluster they may wait for a node to come."""
-        self._driver, self._scheduler, self._searcher = driver, scheduler, searcher
-        self._waits_for_nodes = waits_for_nodes
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Kill the worker of every trial in flight that is silent for too long."""
-        hung = self._driver.hung()
-        for trial in trials if hung else ():
-            number = self._searcher.trials.get(trial.trial_id)
-            if number not in hung or trial.trial_id in self._scheduler.hung:
-                continue
-            actor = trial.temporary_state.ray_actor
-            if actor is None and self._waits_for_nodes:
-                self._driver.flight.excuse(number)
-                continue
-            if actor is None:
-                # Tune would wait for ever, and has no way to give it up.
-                self._searcher.error = ValueError(
-                    f"Ray starts no worker for {trial_name(number)} ({hung[number]}): too little"
-                    " memory, or the machine is overloaded; resume when that is mended"
-                )
-                raise self._searcher.error
-            self._scheduler.hung[trial.trial_id] = hung[number]
-            ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above

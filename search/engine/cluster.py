@@ -35,6 +35,7 @@ PACKAGES = ("data", "model", "search")
 BEGINS = "the search begins"
 """Said when all nodes were found fit."""
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray: the job's runtime_env holds already
+_MEASURE_SECONDS = 300.0
 _KNOCK_SECONDS = 5.0
 _TOKEN = re.compile(r"(?i)authenticat|unauthenticated|token|401|403")
 
@@ -105,7 +106,8 @@ class Cluster:
 
         As `search.machine.gpu_need.need_here` does on this machine.
         """
-        if config.resources.gpus_per_trial != "auto" or not any(n.gpus for n in self.nodes()):
+        threads = config.resources.cpus_per_trial
+        if config.resources.gpus_per_trial != "auto" or not _with_gpu(self.nodes(), threads):
             return None
         if noted:
             return GpuNeed.from_dict(noted)
@@ -113,7 +115,16 @@ class Cluster:
         if not chosen:
             return None
         task: Any = ray.remote(_measure).options(num_cpus=1, num_gpus=1, max_retries=2)
-        need: GpuNeed = ray.get(task.remote(chosen, [self.share(images)]))
+        try:
+            need: GpuNeed = ray.get(
+                task.remote(chosen, [self.share(images)]), timeout=_MEASURE_SECONDS
+            )
+        except ray.exceptions.RayError as error:
+            said = [line for line in str(error).splitlines() if line.strip()] or ["all are busy"]
+            raise ValueError(
+                f"what a trial needs of a GPU could not be measured ({one_line(said[-1])[:200]});"
+                " give resources.gpus_per_trial"
+            ) from error
         return need
 
     def slots(self, resources: ResourcesSection, need: GpuNeed | None = None) -> Slots:
@@ -138,7 +149,7 @@ class Cluster:
         )
         held = sum(held_by(each, node) for node in nodes)
         if resources.max_concurrent != "auto":
-            # More than there is now asks an autoscaler for more nodes, see `ask_for`.
+            # More than there is now makes trials wait, for which an autoscaler adds nodes.
             return replace(each, count=resources.max_concurrent)
         if held == 0:
             there = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
@@ -150,7 +161,7 @@ class Cluster:
         return replace(each, count=held)
 
     def _share(self, threads: int, nodes: Sequence[Node], need: GpuNeed | None) -> float:
-        with_gpu = [node for node in nodes if node.gpus]
+        with_gpu = _with_gpu(nodes, threads)
         if not with_gpu or need is None or not self.gpu_bytes:
             return 1.0 if with_gpu else 0.0
         trials = max(int(node.cpus / threads / node.gpus) for node in with_gpu)
@@ -160,19 +171,6 @@ class Cluster:
         """Return, in a line, the nodes that were found fit, and that the search begins."""
         held = [f"{n.name} ({plural(held_by(slots, n), 'slot')})" for n in self.checked]
         return f"{plural(len(held), 'node')}, all fit: {', '.join(held)}; {BEGINS}"
-
-    def ask_for(self, slots: Slots) -> None:
-        """Ask the cluster's autoscaler, if it has one, to have room for so many trials at once."""
-        from ray.autoscaler.sdk import request_resources
-
-        bundle = {"CPU": slots.threads} | ({"GPU": slots.gpus} if slots.gpus else {})
-        request_resources(bundles=[dict(bundle) for _ in range(slots.count)])
-
-    def ask_for_nothing(self) -> None:
-        """Let the autoscaler take nodes away again."""
-        from ray.autoscaler.sdk import request_resources
-
-        request_resources(bundles=[])
 
     def share(self, images: LabelledImages) -> Any:
         """Put images into Ray's object store, once; every node fetches them once."""
@@ -236,6 +234,11 @@ def runtime_env() -> dict[str, Any]:
 def worker_variables() -> dict[str, str]:
     """Return the environment of every worker on a cluster: paths are another matter there."""
     return {k: v for k, v in worker_environment().items() if k != "PYTHONPATH"}
+
+
+def _with_gpu(nodes: Sequence[Node], threads: int) -> list[Node]:
+    # A head that gives trials no CPU has, to Ray, its GPU all the same.
+    return [node for node in nodes if node.gpus and node.cpus >= threads]
 
 
 def _measure(configurations: Sequence[Configuration], images: list[Any]) -> GpuNeed:

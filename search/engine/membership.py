@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,23 @@ from data.images import LabelledImages
 from search.drive.driver import Driver
 from search.engine.bridge import DriverSearcher
 from search.engine.cluster import Cluster, Node, held_by
-from search.engine.preflight import MARK, answer, ask, check
+from search.engine.preflight import ANSWER_SECONDS, MARK, Seen, answer, ask, check
 from search.machine.slots import Slots
 from search.record.nodes import Nodes
 from search.record.study import Study
 from search.words import plural
 
 _LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A node that has joined and is being looked at."""
+
+    node: Node
+    reference: Any
+    mark: Path
+    since: float
 
 
 class NodeWatch(Callback):
@@ -61,19 +72,20 @@ class NodeWatch(Callback):
         self._there: dict[str, Node] = {}
         if slots.gpus and slots.without_gpu:
             searcher.spread_over(lambda: self.gpu_slots)
-        self._asked: dict[str, tuple[Any, Path]] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._names: dict[str, str] = {}
         self._looked_at = 0.0
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called when a node is gone."""
         for node in cluster.checked:
             self._admit(node)
         self._resize()
-        if self._fixed and not cluster.is_remote:
-            cluster.ask_for(slots)
 
     def name_of(self, node: str) -> str:
         """Return what a node (its id) is called; its id where it is not known yet."""
-        if node not in self._there:
-            self._look()
-        return self._there[node].name if node in self._there else node
+        if node not in self._names:
+            self.look()
+        return self._names.get(node, node)
 
     @property
     def gpu_slots(self) -> int:
@@ -84,42 +96,40 @@ class NodeWatch(Callback):
         """Look, every second, who is there."""
         if time.monotonic() - self._looked_at < _LOOK_SECONDS:
             return
-        self._look()
+        self.look()
         self._read_answers()
 
     def end(self) -> None:
         """Record that the search has left all nodes."""
-        for _, mark in self._asked.values():
-            shutil.rmtree(mark, ignore_errors=True)
+        for asked in self._asked.values():
+            shutil.rmtree(asked.mark, ignore_errors=True)
         self._nodes.end()
-        if self._fixed and not self._cluster.is_remote:
-            self._cluster.ask_for_nothing()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tuner pickles its arguments for a restore that we never use
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See who is there, and give the driver its slots."""
         self._looked_at = time.monotonic()
         now = {node.id: node for node in self._cluster.nodes()}
-        come = [node for key, node in now.items() if key not in self._there]
+        self._names |= {node.id: node.name for node in now.values()}
+        for node in now.values():
+            if node.id not in self._there and node.id not in self._asked:
+                self._question(node)
+        for key in [key for key in self._asked if key not in now]:
+            shutil.rmtree(self._asked.pop(key).mark, ignore_errors=True)
         gone = [node for key, node in self._there.items() if key not in now]
-        for node in come:
-            self._admit(node)
-            self._question(node)
         for node in gone:
             del self._there[node.id]
             self._nodes.left(node.id, lost=True)
-            _, mark = self._asked.pop(node.id, (None, None))
-            if mark is not None:
-                shutil.rmtree(mark, ignore_errors=True)
-        if come or gone:
+        if gone:
             self._resize()
-        for node in come:
-            self._say(f"{node.name} has joined: {plural(self._held(node), 'slot')} more")
+            self.on_loss()
         for node in gone:
             self._say(f"{node.name} is lost; its trials go on elsewhere, from their checkpoints")
 
     def _admit(self, node: Node) -> None:
+        self._names[node.id] = node.name
         self._there[node.id] = node
         self._nodes.joined(
             id=node.id,
@@ -134,27 +144,43 @@ class NodeWatch(Callback):
         mark = self._runs / f"{MARK}{secrets.token_hex(6)}"
         mark.mkdir()
         (mark / "driver").write_text("driver", encoding="utf-8")
-        self._asked[node.id] = (ask(self._cluster, node, self._config, self._images, mark), mark)
+        reference = ask(self._cluster, node, self._config, self._images, mark)
+        self._asked[node.id] = _Asked(node, reference, mark, time.monotonic())
 
     def _read_answers(self) -> None:
-        for key, (reference, mark) in list(self._asked.items()):
-            done, _ = ray.wait([reference], timeout=0)
-            if not done:
+        for key, asked in list(self._asked.items()):
+            done, _ = ray.wait([asked.reference], timeout=0)
+            late = time.monotonic() - asked.since > ANSWER_SECONDS
+            if not done and not late:
                 continue
             del self._asked[key]
             try:
-                seen = answer(self._there[key], reference)
-                check(self._there[key], seen, self._images)
-                if self._cluster.shares_runs and not seen.shared:
-                    raise ValueError(
-                        f"{self._there[key].name} has joined, but does not see {self._runs}, which"
-                        " the others share; mount it there, or remove the node"
-                    )
+                if not done:
+                    raise ValueError(f"{asked.node.name} has joined, but does not answer; end it")
+                self._check(asked.node, answer(asked.node, asked.reference))
             except ValueError as error:
                 if key in {node.id for node in self._cluster.nodes()}:  # not lost meanwhile
                     self._searcher.error = self._searcher.error or error
+            else:
+                self._admit(asked.node)
+                self._resize()
+                slots = plural(self._held(asked.node), "slot")
+                self._say(f"{asked.node.name} has joined: {slots} more")
             finally:
-                shutil.rmtree(mark, ignore_errors=True)
+                shutil.rmtree(asked.mark, ignore_errors=True)
+
+    def _check(self, node: Node, seen: Seen) -> None:
+        check(node, seen, self._images)
+        if self._cluster.shares_runs and not seen.shared:
+            raise ValueError(
+                f"{node.name} has joined, but does not see {self._runs}, which the others share;"
+                " mount it there, or remove the node"
+            )
+        if 0 < seen.gpu_bytes < self._cluster.gpu_bytes:
+            raise ValueError(
+                f"a GPU of {node.name}, which has joined, has less memory than those before, by"
+                " which trials share a GPU; remove the node, or give resources.gpus_per_trial"
+            )
 
     def _held(self, node: Node) -> int:
         return held_by(self._slots, node)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from search.config.config import ResourcesSection, StudyConfig
     from search.engine.cluster import Cluster
 
-_TUNE = {
+SETTINGS = {
     # Tune's own output, loggers and snapshots: the record and the screen are ours.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -36,6 +36,7 @@ _TUNE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }
+"""Environment of a driver, for Ray and Tune."""
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def place(address: str | None) -> Iterator[Cluster | None]:
     if address is None:
         yield None
         return
-    os.environ |= _TUNE
+    os.environ |= SETTINGS
     from search.engine.cluster import joined
 
     with joined(address) as cluster:
@@ -61,7 +62,7 @@ def set_up_here() -> None:
     Its token is made up for this process: others who may use this machine cannot send it work.
     What the environment says of it already, such as for a Ray that was imported before, holds.
     """
-    os.environ |= _TUNE | worker_environment()
+    os.environ |= SETTINGS | worker_environment()
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

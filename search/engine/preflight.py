@@ -30,7 +30,7 @@ from search.drive.shelf import check_shelf
 from search.engine.cluster import PACKAGES, Cluster, Node
 from search.words import plural
 
-_ANSWER_SECONDS = 120.0
+ANSWER_SECONDS = 120.0
 """A node may have to fetch code and images, and import PyTorch, before it answers."""
 _COMPARED = ("torch", "ray", "numpy")
 MARK = ".fashion-search-"
@@ -74,11 +74,11 @@ def preflight(cluster: Cluster, config: StudyConfig, images: LabelledImages, run
     try:
         (mark / "driver").write_text("driver", encoding="utf-8")
         pending = {node.id: ask(cluster, node, config, images, mark) for node in nodes}
-        done, _ = ray.wait(list(pending.values()), num_returns=len(nodes), timeout=_ANSWER_SECONDS)
+        done, _ = ray.wait(list(pending.values()), num_returns=len(nodes), timeout=ANSWER_SECONDS)
         silent = [node.name for node in nodes if pending[node.id] not in done]
         if silent:
             raise ValueError(
-                f"{', '.join(silent)} did not answer within {_ANSWER_SECONDS:.0f} s; see"
+                f"{', '.join(silent)} did not answer within {ANSWER_SECONDS:.0f} s; see"
                 " `ray status`, and end or mend it"
             )
         answers = {node: answer(node, pending[node.id]) for node in nodes}
@@ -190,7 +190,7 @@ def _is_shared(cluster: Cluster, answers: dict[Node, Seen], runs: Path) -> bool:
             f"{without} does not see {runs}, which {with_it} and the driver share; mount it there,"
             " choose another --runs, or set checkpoints.url"
         )
-    return not without
+    return bool(others) and not without  # one alone may get company that sees nothing
 
 
 def _names(nodes: Sequence[Node]) -> str:

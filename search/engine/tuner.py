@@ -174,7 +174,7 @@ def _probe(
             train.num_images,
             validation.num_images,
         )
-        driver.expect(cost.multiply_adds, seconds)
+        driver.flight.patience.saw(cost.multiply_adds, seconds)
 
 
 def _shelf(study: Study, cluster: Cluster | None, say: Callable[[str], None]) -> Shelf:
@@ -242,11 +242,13 @@ def _tuner(
     from ray.train._internal import storage as tune_storage
     from ray.tune.impl.tuner_internal import TunerInternal
 
-    from search.engine.bridge import DriverScheduler, HangWatch
+    from search.engine.bridge import DriverScheduler
+    from search.engine.hang_watch import HangWatch
 
-    scheduler = DriverScheduler(driver, searcher, watch.name_of if watch else None)
+    scheduler = DriverScheduler(driver, searcher, watch)
     hang = HangWatch(driver, scheduler, searcher, waits_for_nodes=watch is not None)
     if watch is not None:
+        watch.on_loss = scheduler.node_lost
         # It asks for the folder of a Ray on this machine, where with Ray Client there is none.
         room: Any = tune_storage
         room._get_ray_train_session_dir = lambda: str(storage)

@@ -38,6 +38,13 @@ class Seats:
         if slot is not None:
             (self._warm if with_worker else self._cold).append(slot)
 
+    def chill(self) -> None:
+        """Note that the workers of all free slots are gone."""
+        self._cold, self._warm = [*self._cold, *self._warm], []
+
+    def __contains__(self, trial_id: str) -> bool:
+        return trial_id in self._taken
+
     def __len__(self) -> int:
         return len(self._taken)
 
@@ -52,21 +59,35 @@ def bundle(threads: int, gpus: float, slot: int) -> dict[str, float]:
     return needs | ({"GPU": gpus} if gpus else {})
 
 
-def keep_workers(controller: Any) -> None:
-    """Have Tune's controller keep the free workers of all slots to the end."""
+def workers_of(controller: Any) -> Workers:
+    """Return the free workers of Tune's controller, which keeps them for their slots."""
     inner = getattr(controller, "_tune_controller", controller)  # a scheduler is given a wrapper
-    if not isinstance(inner._actor_cache, _Kept):
-        inner._actor_cache = _Kept()
+    if not isinstance(inner._actor_cache, Workers):
+        inner._actor_cache = Workers()
+    kept: Workers = inner._actor_cache
+    return kept
 
 
-class _Kept(_ObjectCache):
-    """Tune's store of free workers, which keeps them all."""
+class Workers(_ObjectCache):
+    """Tune's store of free workers, which keeps them all, until they are to go."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__()
+        self._let_go = False
+
+    def let_go(self) -> None:
+        """Let all that are free now go, and their resources with them."""
+        self._let_go = True
 
     def cache_object(self, key: Any, obj: Any) -> bool:
+        """Keep a worker."""
         self._cached_objects[key].append(obj)
         self._num_cached_objects += 1
         return True
 
     def flush_cached_objects(self, force_all: bool = False) -> Generator[Any, None, None]:
-        if force_all:
+        """Yield those that go."""
+        go, self._let_go = force_all or self._let_go, False
+        if go:
             yield from super().flush_cached_objects(force_all=True)
