@@ -55,7 +55,7 @@ def submit(
     from search.config.config_file import dump_config
     from search.engine.jobs import Jobs
 
-    if data is not None and data not in ("fashion-mnist", "synthetic") and data[0] != "/":
+    if data is not None and data not in ("fashion-mnist", "synthetic") and data[:1] != "/":
         raise ValueError(
             f"--data {data} is a folder of the cluster: give its whole path there, the same on all"
             " nodes"
@@ -135,13 +135,15 @@ def ask(address: str, words: list[str], runs: Path) -> None:
     """Have a command run on a cluster and print what it prints."""
     from search.engine.jobs import Jobs
 
-    typer.echo(Jobs(address).run(words, _there(runs)), nl=False)
+    for text in Jobs(address).said(words, _there(runs)):
+        typer.echo(text, nl=False)
 
 
 def _watch(jobs: Any, job: str, study: str) -> None:
     at = f"{study} --address {jobs.address}"
     typer.echo(f"job {job} at {jobs.address}", err=True)
-    jobs.wait_until_begun(job, study, lambda line: typer.echo(line, err=True))
+    if not jobs.wait_until_begun(job, study, lambda line: typer.echo(line, err=True)):
+        return
     typer.echo(
         f"{study} is on its way; this machine is not needed any more. See `status {at}`,"
         f" `logs {at} -f`, `stop {at}`, `fetch {at}`",

@@ -14,7 +14,7 @@ from model.export import export_model
 from search.config.config import StudyConfig
 from search.drive.keeper import Keeper
 from search.drive.session import session
-from search.drive.shelf import check_shelf, claim_shelf
+from search.drive.shelf import check_place, check_shelf, claim_shelf
 from search.drive.tensorboard import Board, Curves
 from search.engine.place import need_of, slots_of
 from search.engine.tuner import run_search
@@ -59,6 +59,7 @@ def new_study(
     """
     slots_of(config.resources, cluster)  # refuses what is not there
     check_shelf(config)
+    check_place(config)
     with download_progress(verbosity) as progress:
         config, images, substitution = settle_source(config, progress)
     if cluster is not None:

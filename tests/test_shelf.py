@@ -55,7 +55,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Shelf]
             from search.drive.store_shelf import StoreShelf
 
             request.getfixturevalue("store")
-            shelf = StoreShelf(f"s3://{s3_server.BUCKET}/some/where", tmp_path.name)
+            shelf = StoreShelf(f"s3://{s3_server.BUCKET}/some/where", tmp_path.name, owner="me")
             shelf.claim()
             return shelf
         request.getfixturevalue("cluster")

@@ -85,23 +85,24 @@ def test_the_address_may_say_where_the_store_is(
 
 
 def test_a_place_of_another_study_is_not_used(server: s3_server.Server) -> None:
-    first = StoreShelf(URL, "twice")
-    owner = first.claim()
+    first = StoreShelf(URL, "twice", owner="first")
+    first.claim()
     with first.writing(7, 1) as path:
         write_whole(path, b"weights")
-    assert StoreShelf(URL, "twice", owner=owner).claim() == owner  # it goes on
-    for other in (StoreShelf(URL, "twice"), StoreShelf(URL, "twice", owner="0123456789abcdef")):
+    StoreShelf(URL, "twice", owner="first").claim()  # it goes on
+    other = StoreShelf(URL, "twice", owner="0123456789abcdef")
+    for refuses in (other.claim, other.refuse_taken, StoreShelf(URL, "twice").refuse_taken):
         with pytest.raises(ShelfError, match="holds checkpoints of another study of this name"):
-            other.claim()
+            refuses()
     with pytest.raises(ShelfError, match="of another study"):
         StoreShelf(URL, "twice", owner="0123456789abcdef").all_sizes()
     assert StoreShelf(URL, "twice").all_sizes() == {}  # of one that never wrote: nothing is its
     assert first.all_sizes() == {7: {1: 7}}
-    assert StoreShelf(URL, "twic").claim() != owner  # a prefix of its name is another name
+    StoreShelf(URL, "twic").refuse_taken()  # a prefix of its name is another name
 
 
 def test_checkpoints_without_an_owner_are_not_taken(server: s3_server.Server) -> None:
-    stray = StoreShelf(URL, "stray")
+    stray = StoreShelf(URL, "stray", owner="me")
     with stray.writing(7, 1) as path:
         write_whole(path, b"weights")
     with pytest.raises(ShelfError, match="of another study"):

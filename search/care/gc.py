@@ -34,7 +34,7 @@ Kind = Literal["checkpoints", "half written", "of no trial", "temporary"]
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # of `write_text`: the process is in the name
 _TRIAL = re.compile(r"t(\d{4,})")
 _EXPORT = re.compile(r"\.export(\.part)?\.[0-9a-f]{32}\.part")  # of `export_model`
-_PLANS = ".plan-*"  # a probe's folder; a plan takes minutes, so an old one is nobody's
+_LOOKS = (".plan-*", ".fashion-search-*")  # of a probe, of a look at nodes: for minutes
 _PLAN_SECONDS = 3600.0
 
 
@@ -96,7 +96,8 @@ def collect_all(runs: Path, *, keep: int | None, dry_run: bool) -> list[Freed]:
     """Free what the studies in `runs` do not need; one that cannot be read or is held says so."""
     # First what needs no record: on a disk without any room, none can be opened.
     latest = time.time() - _PLAN_SECONDS
-    old = [path for path in sorted(runs.glob(_PLANS)) if path.lstat().st_mtime < latest]
+    looks = [path for pattern in _LOOKS for path in runs.glob(pattern)]
+    old = [path for path in sorted(looks) if path.lstat().st_mtime < latest]
     plans = tuple(_of_disk("half written", path) for path in old)
     if not dry_run:
         _delete(plans)

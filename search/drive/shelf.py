@@ -7,6 +7,7 @@ has files of its own, one a kept epoch, that `load_checkpoint` of `model.checkpo
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from search.config.config import StudyConfig
     from search.record.study import Study
 
+FETCHED = "fetched.json"
+"""File in a study's folder that came from a cluster: a copy."""
 OWNER = "checkpoints_owner"
 """The study's note of what a store says whose checkpoints lie there."""
 Sizes = dict[int, int]
@@ -142,7 +145,8 @@ def shelf_of(study: Study) -> Shelf:
     Checkpoints that workers hand to the driver lie in the folder, too.
     """
     url = study.config.checkpoints.url
-    if url is None:
+    # What a copy's record says of the store is old: it is the cluster's.
+    if url is None or (study.folder / FETCHED).exists():
         return FolderShelf(study.folder / "trials")
     from search.drive.store_shelf import StoreShelf
 
@@ -161,6 +165,18 @@ def check_shelf(config: StudyConfig) -> None:
         StoreShelf(config.checkpoints.url, config.study).check()
 
 
+def check_place(config: StudyConfig) -> None:
+    """Refuse a place in the store that another study has, before anything is made.
+
+    Raises:
+        ShelfError: It holds checkpoints, or the store cannot be used.
+    """
+    if config.checkpoints.url is not None:
+        from search.drive.store_shelf import StoreShelf
+
+        StoreShelf(config.checkpoints.url, config.study).refuse_taken()
+
+
 def claim_shelf(study: Study) -> None:
     """Take the place in the store for a study that is about to be searched.
 
@@ -171,10 +187,14 @@ def claim_shelf(study: Study) -> None:
         return  # the folder was made with the study
     from search.drive.store_shelf import StoreShelf
 
-    noted = str(study.noted(OWNER) or "")
-    owner = StoreShelf(study.config.checkpoints.url, study.name, owner=noted).claim()
-    if owner != noted:
-        study.note(OWNER, owner)
+    if (study.folder / FETCHED).exists():
+        raise ShelfError(
+            f"{study.folder} was fetched from a cluster, to which its checkpoints in"
+            f" {study.config.checkpoints.url} belong; go on with it there"
+        )
+    owner = str(study.noted(OWNER) or "") or secrets.token_hex(8)
+    study.note(OWNER, owner)  # first: killed in between, we may still take the place later
+    StoreShelf(study.config.checkpoints.url, study.name, owner=owner).claim()
 
 
 @contextmanager

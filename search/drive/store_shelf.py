@@ -123,19 +123,24 @@ class StoreShelf(Shelf):
         quick = StoreShelf(self._url, self._study, attempts=_CHECK_ATTEMPTS)
         _within(quick._try_out, _CHECK_SECONDS, f"{self._place} does not answer within")
 
-    def claim(self) -> str:
-        """Take the place for this study, and return what tells it from others of the same name.
+    def refuse_taken(self) -> None:
+        """Refuse a place that is taken.
 
         Raises:
             ShelfError: It holds checkpoints of another study.
         """
-        written = self._read_owner()
-        if written != self._owner or not written:
-            if written or self._listed("trials"):
-                raise ShelfError(self._foreign())
-            self._owner = self._owner or secrets.token_hex(8)
+        if self._read_owner() or self._listed("trials"):
+            raise ShelfError(self._foreign())
+
+    def claim(self) -> None:
+        """Take the place for this study: for its owner, as given.
+
+        Raises:
+            ShelfError: It holds checkpoints of another study.
+        """
+        if self._read_owner() != self._owner:
+            self.refuse_taken()
             self._put(f"{self._root}/owner", self._owner.encode())
-        return self._owner
 
     @property
     def _files(self) -> Any:

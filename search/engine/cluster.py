@@ -127,6 +127,18 @@ class Cluster:
             ) from error
         return need
 
+    def slot(self, resources: ResourcesSection, need: GpuNeed | None = None) -> Slots:
+        """Return what each trial gets; how many there is room for is left at 0."""
+        share = resources.gpus_per_trial
+        if share == "auto":
+            share = self._share(resources.cpus_per_trial, self.nodes(), need)
+        return Slots(
+            count=0,
+            threads=resources.cpus_per_trial,
+            gpus=float(share),
+            without_gpu=share > 0 and resources.cpu_nodes,
+        )
+
     def slots(self, resources: ResourcesSection, need: GpuNeed | None = None) -> Slots:
         """Divide the cluster, as it is now, among trials.
 
@@ -138,15 +150,7 @@ class Cluster:
             ValueError: No node holds a trial, and none is to be added.
         """
         nodes = self.nodes()
-        share = resources.gpus_per_trial
-        if share == "auto":
-            share = self._share(resources.cpus_per_trial, nodes, need)
-        each = Slots(
-            count=0,
-            threads=resources.cpus_per_trial,
-            gpus=float(share),
-            without_gpu=share > 0 and resources.cpu_nodes,
-        )
+        each = self.slot(resources, need)
         held = sum(held_by(each, node) for node in nodes)
         if resources.max_concurrent != "auto":
             # More than there is now makes trials wait, for which an autoscaler adds nodes.
@@ -154,9 +158,9 @@ class Cluster:
         if held == 0:
             there = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
             raise ValueError(
-                f"no node of the cluster holds a trial of {each.threads} CPUs and {share:g} GPUs"
-                f" ({there}); start workers, ask for less in `resources`, or say in"
-                " resources.max_concurrent to how many trials an autoscaler may grow the cluster"
+                f"no node of the cluster holds a trial of {each.threads} CPUs and"
+                f" {each.gpus:g} GPUs ({there}); start workers, ask for less in `resources`, or"
+                " say in resources.max_concurrent to how many trials an autoscaler may grow it"
             )
         return replace(each, count=held)
 
@@ -170,7 +174,8 @@ class Cluster:
     def describe(self, slots: Slots) -> str:
         """Return, in a line, the nodes that were found fit, and that the search begins."""
         held = [f"{n.name} ({plural(held_by(slots, n), 'slot')})" for n in self.checked]
-        return f"{plural(len(held), 'node')}, all fit: {', '.join(held)}; {BEGINS}"
+        waits = "" if any(held_by(slots, n) for n in self.checked) else ", trials wait for more"
+        return f"{plural(len(held), 'node')}, all fit: {', '.join(held)}{waits}; {BEGINS}"
 
     def share(self, images: LabelledImages) -> Any:
         """Put images into Ray's object store, once; every node fetches them once."""

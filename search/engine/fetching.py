@@ -7,14 +7,15 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from search.drive.shelf import FETCHED
 from search.engine.jobs import Jobs
 from search.engine.packing import Parcel, unpack
+from search.record.lock import hold
+from search.record.study import open_study
 from search.record.whole_file import replace_folder, write_json
 from search.study_error import StudyError
-
-MARK = "fetched.json"
-"""In a folder that came from a cluster: it may be replaced by a newer one."""
 
 
 def fetch(
@@ -40,8 +41,10 @@ def fetch(
         StudyError: It does not come whole, or another study is in its place; then nothing is
             changed here.
     """
+    if "/" in study:
+        raise StudyError(f"{study} is a folder: fetch takes the name of a study, and --runs")
     folder = to / study
-    if folder.exists() and not (folder / MARK).is_file():
+    if folder.exists() and not (folder / FETCHED).is_file():
         raise StudyError(
             f"{folder} exists and did not come from a cluster; fetch to another folder, with --to"
         )
@@ -56,12 +59,38 @@ def fetch(
             _download(jobs, parcel, archive)
         part.mkdir()
         unpack(archive, part)
-        write_json(part / MARK, {"address": jobs.address, "runs": runs, "sha256": parcel.sha256})
-        replace_folder(part, folder)
+        write_json(
+            part / FETCHED, {"address": _plain(jobs.address), "runs": runs, "sha256": parcel.sha256}
+        )
+        _replace(part, folder)
     finally:
         archive.unlink(missing_ok=True)
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Put what came in the place of an older copy, unless that has been worked on."""
+    if not folder.exists():
+        replace_folder(part, folder)
+        return
+    with hold(open_study(folder)):
+        new, old = (_done_on(path) for path in (part, folder))
+        if not old <= new:
+            raise StudyError(
+                f"{folder} was worked on here since it was fetched (retrained, evaluated or"
+                " searched): fetch to another folder, with --to"
+            )
+        replace_folder(part, folder)
+
+
+def _done_on(folder: Path) -> set[tuple[str, float]]:
+    """Return what was done on a study, as its record has it: stages, and looks at the test set."""
+    study = open_study(folder)
+    stages = {
+        (f"{row['stage']} on {row['host']}", row["started_at"]) for row in study.sessions.all()
+    }
+    return stages | {("look", row["at"]) for row in study.record.looks()}
 
 
 def _parcel(printed: Iterator[str]) -> Parcel:
@@ -85,3 +114,9 @@ def _download(jobs: Jobs, parcel: Parcel, archive: Path) -> None:
             f"{archive.stat().st_size} bytes of {parcel.size} came, or others than were sent;"
             " try again"
         )
+
+
+def _plain(address: str) -> str:
+    """Return an address without a user's name and password, which are for nobody's file."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

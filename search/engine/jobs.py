@@ -96,10 +96,11 @@ class Jobs:
                         f"{study} is being worked on by job {job.submission_id} of"
                         f" {self.address}; `stop {study} --address {self.address}` ends that"
                     )
+        with self._told(f"whether {study} was begun is not known; ask `status {study}`"):
             return self._start(words, runs, files or {}, {_STUDY: study}, f"{study}-")
 
-    def wait_until_begun(self, job: str, study: str, say: Callable[[str], None]) -> None:
-        """Show what a job says until its search has begun, or all is done.
+    def wait_until_begun(self, job: str, study: str, say: Callable[[str], None]) -> bool:
+        """Show what a job says until its search has begun; return False if all is done by then.
 
         Raises:
             StudyError: It has failed before; the line that it gave.
@@ -111,10 +112,11 @@ class Jobs:
                 for line in (told + text).splitlines(keepends=True):
                     if line.endswith("\n") and not line.startswith("error:"):
                         say(line.rstrip())
+                if BEGINS in told + text:
+                    return True
                 told = (told + text).rpartition("\n")[2]
-                if BEGINS in text:
-                    return
             self._raise_for(job)
+            return False
 
     def run(self, words: Sequence[str], runs: str | None) -> str:
         """Run a command to its end and return what it printed.
@@ -122,15 +124,22 @@ class Jobs:
         Raises:
             StudyError: It failed; the line that it gave.
         """
+        return "".join(self.said(words, runs))
+
+    def said(self, words: Sequence[str], runs: str | None) -> Iterator[str]:
+        """Run a command to its end and yield what it prints, as it comes.
+
+        Raises:
+            StudyError: It failed; the line that it gave.
+        """
         with self._told("nothing was changed here"):
             job = self._start(words, runs, {}, {}, "fashion-search-")
             try:
-                text = "".join(self._follow(job))
+                yield from self._follow(job)
             except BaseException:
                 self._client.stop_job(job)
                 raise
             self._raise_for(job)
-            return text
 
     @contextmanager
     def running(self, words: Sequence[str], runs: str | None) -> Iterator[Iterator[str]]:

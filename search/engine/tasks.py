@@ -14,7 +14,7 @@ from search.engine.cluster import Cluster
 from search.machine.slots import Slots
 from search.study_error import StudyError
 
-_MOST_LOSSES = 5
+_MOST_LOSSES = 12  # as many nodes as a trial may lose
 _WAIT_SECONDS = 0.5
 
 

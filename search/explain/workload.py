@@ -57,7 +57,10 @@ def workloads(study: Study) -> list[Workload]:
     sessions = [s for s in study.sessions.all() if s["stage"] == "search"]
     spans = [(s["started_at"], s["ended_at"] or s["seen_at"]) for s in sessions]
     epochs = _epochs_by_node(study, attempts)
-    rows = nodes_of(study) or _as_nodes(attempts, spans)
+    rows = nodes_of(study)
+    known = {row.name for row in rows}
+    # A machine that was searched on alone is in no row.
+    rows += _as_nodes([a for a in attempts if a["node"] not in known], spans)
     end = max((end for _, end in spans), default=0.0)
     names = dict.fromkeys([row.name for row in rows])
     return [

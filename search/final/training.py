@@ -6,6 +6,7 @@ import hashlib
 import math
 import multiprocessing
 import os
+import platform
 import queue
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -23,6 +24,7 @@ from search.config.config import DataSection, StudyConfig
 from search.machine.end_with_parent import end_with_parent, signals_to_parent_only
 from search.machine.slots import Slots, pick_device, plan_slots, worker_environment
 from search.record.dataset import StudyImages
+from search.study_error import StudyError
 
 if TYPE_CHECKING:
     from search.engine.cluster import Cluster
@@ -65,9 +67,10 @@ def train_there(
 ) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
     from search.engine.tasks import Again, spread
 
-    slots = cluster.slots(config.resources)
+    slots = cluster.slot(config.resources)
     everything = [cluster.share(images.everything)]
-    pieces = {m.name: (m, everything, images.fingerprint, slots) for m in models}
+    whole = images.everything.fingerprint()
+    pieces = {m.name: (m, everything, whole, images.fingerprint, slots) for m in models}
     named = {model.name: model for model in models}
     seen = dict.fromkeys(named, 0)
     with closing(spread(cluster, train_final, pieces, slots)) as items:
@@ -85,7 +88,7 @@ def train_there(
 
 
 def train_final(
-    model: FinalModel, images: list[Any], fingerprint: str, slots: Slots
+    model: FinalModel, images: list[Any], whole: str, fingerprint: str, slots: Slots
 ) -> Generator[EpochMetrics | tuple[dict[str, Any], bytes], None, None]:
     """Train one model on a node of a cluster: yield every epoch, then the outcome and its file."""
     import torch
@@ -96,6 +99,8 @@ def train_final(
 
     torch.set_num_threads(slots.threads)
     everything, device = fetched(images), pick_device(slots.gpus)
+    if everything.fingerprint() != whole:
+        raise StudyError(f"the images that arrived at {platform.node()} are not those of the study")
     tensors = as_tensors(everything, device)
     bench = _Bench(
         device=device,
