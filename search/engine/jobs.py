@@ -118,14 +118,6 @@ class Jobs:
             self._raise_for(job)
             return False
 
-    def run(self, words: Sequence[str], runs: str | None) -> str:
-        """Run a command to its end and return what it printed.
-
-        Raises:
-            StudyError: It failed; the line that it gave.
-        """
-        return "".join(self.said(words, runs))
-
     def said(self, words: Sequence[str], runs: str | None) -> Iterator[str]:
         """Run a command to its end and yield what it prints, as it comes.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from data.images import LabelledImages
 from search.drive.driver import Driver
 from search.engine.bridge import DriverSearcher
 from search.engine.cluster import Cluster, Node, held_by
-from search.engine.preflight import ANSWER_SECONDS, MARK, Seen, answer, ask, check
+from search.engine.preflight import ANSWER_SECONDS, Seen, answer, ask, check, make_mark
 from search.machine.slots import Slots
 from search.record.nodes import Nodes
 from search.record.study import Study
@@ -141,9 +140,7 @@ class NodeWatch(Callback):
         )
 
     def _question(self, node: Node) -> None:
-        mark = self._runs / f"{MARK}{secrets.token_hex(6)}"
-        mark.mkdir()
-        (mark / "driver").write_text("driver", encoding="utf-8")
+        mark = make_mark(self._runs)
         reference = ask(self._cluster, node, self._config, self._images, mark)
         self._asked[node.id] = _Asked(node, reference, mark, time.monotonic())
 

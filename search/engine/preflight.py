@@ -69,10 +69,8 @@ def preflight(cluster: Cluster, config: StudyConfig, images: LabelledImages, run
     """
     nodes = cluster.nodes()
     runs.mkdir(parents=True, exist_ok=True)
-    mark = runs / f"{MARK}{secrets.token_hex(6)}"
-    mark.mkdir()
+    mark = make_mark(runs)
     try:
-        (mark / "driver").write_text("driver", encoding="utf-8")
         pending = {node.id: ask(cluster, node, config, images, mark) for node in nodes}
         done, _ = ray.wait(list(pending.values()), num_returns=len(nodes), timeout=ANSWER_SECONDS)
         silent = [node.name for node in nodes if pending[node.id] not in done]
@@ -100,6 +98,14 @@ def preflight(cluster: Cluster, config: StudyConfig, images: LabelledImages, run
         cluster.checked, cluster.shares_runs = tuple(nodes), shared
     finally:
         shutil.rmtree(mark, ignore_errors=True)
+
+
+def make_mark(runs: Path) -> Path:
+    """Make a folder beside the studies, by which a node tells whether it sees them; return it."""
+    mark = runs / f"{MARK}{secrets.token_hex(6)}"
+    mark.mkdir()
+    (mark / "driver").write_text("driver", encoding="utf-8")
+    return mark
 
 
 def ask(
