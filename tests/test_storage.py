@@ -45,6 +45,8 @@ with hold(study):
     ledger = Ledger(study.optuna)
     print("begun", flush=True)
     for trial in range(20):
+        if trial in (5, 10, 15):
+            sys.stdin.readline()  # however slow the machine, a reader has read once more by now
         template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
         template.number = trial
         ledger.add(template)
@@ -96,10 +98,15 @@ def test_readers_and_the_writer_do_not_disturb_each_other(begin: Begin, tmp_path
     reader = sqlite3.connect(path, isolation_level=None)
     reads, known = 0, []
     with subprocess.Popen(
-        command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as writer:
         try:
-            assert writer.stdout is not None
+            assert writer.stdin is not None and writer.stdout is not None
             assert writer.stdout.readline() == "begun\n"
             reader.execute("BEGIN")  # and reads on in what was there then
             (before,) = reader.execute("SELECT count(*) FROM fs_event").fetchone()
@@ -112,6 +119,9 @@ def test_readers_and_the_writer_do_not_disturb_each_other(begin: Begin, tmp_path
                 (same,) = reader.execute("SELECT count(*) FROM fs_event").fetchone()
                 assert same == before
                 reads += 1
+                if reads <= 3:
+                    writer.stdin.write("\n")
+                    writer.stdin.flush()
             _, errors = writer.communicate()
         finally:
             writer.kill()
