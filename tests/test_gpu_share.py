@@ -15,8 +15,9 @@ from data.images import ImageShape
 from data.source import DataSpec, load_train
 from model.geometry import network_cost
 from search.config.baselines import BASELINES
-from search.config.config import ResourcesSection, StudyConfig
+from search.config.config import StudyConfig
 from search.config.draws import draw_configurations
+from search.config.sections import ResourcesSection
 from search.machine.gpu_need import costliest, measure, measure_apart, training_bytes
 from search.machine.gpu_share import GpuNeed, gpu_share, share_here
 from search.machine.slots import plan_slots

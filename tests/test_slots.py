@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from search.config.config import ResourcesSection
+from search.config.sections import ResourcesSection
 from search.machine.slots import plan_slots
 
 

@@ -24,7 +24,8 @@ from ray._private import services, worker
 from data.images import LabelledImages
 from data.one_line import one_line
 from model.config import Configuration
-from search.config.config import ResourcesSection, StudyConfig
+from search.config.config import StudyConfig
+from search.config.sections import ResourcesSection
 from search.machine.gpu_need import costliest, measure
 from search.machine.gpu_share import GpuNeed, gpu_share
 from search.machine.slots import CHECKOUT, Slots, slots_on, worker_environment

@@ -17,7 +17,8 @@ from search.machine.slots import Slots, available_cpus, plan_slots, worker_envir
 
 if TYPE_CHECKING:
     from data.images import LabelledImages
-    from search.config.config import ResourcesSection, StudyConfig
+    from search.config.config import StudyConfig
+    from search.config.sections import ResourcesSection
     from search.engine.cluster import Cluster
 
 SETTINGS = {

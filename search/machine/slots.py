@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.config.config import ResourcesSection
+from search.config.sections import ResourcesSection
 
 if TYPE_CHECKING:
     import torch
