@@ -34,12 +34,13 @@ results = typer.Typer()
 def retrain(
     study: StudyName, runs: Runs = DEFAULT_RUNS, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
-    """Train the best configuration again on all training images, with fresh seeds."""
+    """Train the chosen configuration again on all training images, with fresh seeds."""
     from search.record.lock import hold
-    from search.run import report_study, retrain_study
+    from search.run import race_study, report_study, retrain_study
 
     opened = open_named(study, runs)
     with hold(opened):
+        race_study(opened, verbosity(quiet, verbose))
         retrain_study(opened, verbosity(quiet, verbose))
         report_study(opened)
     typer.echo(f"retrained: {opened.folder / 'final'}; next: evaluate {opened.name}")

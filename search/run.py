@@ -1,10 +1,11 @@
-"""A study from its first trial to its report: search, retrain, one look, export, result, report."""
+"""A study from its first trial to its report: search, race, retrain, one look, export, report."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,17 @@ from search.drive.shelf import check_place, check_shelf, claim_shelf
 from search.drive.tensorboard import Board, Curves
 from search.engine.place import need_of, slots_of
 from search.engine.tuner import run_search
+from search.final.finalists import is_raced, race, winner_of
 from search.final.look import look_at_test, was_opened_for_others
 from search.final.retrain import plan_final_models, retrain
-from search.final.training import sha256
+from search.final.training import Progress, sha256
 from search.machine.environment import describe_environment
 from search.machine.gpu_share import NOTED
 from search.machine.needs import check_disk
 from search.machine.slots import CHECKOUT
 from search.prune.settle import settle
 from search.record.dataset import StudyImages, load_images, settle_source
-from search.record.study import Study, StudyError, best_of, create
+from search.record.study import Study, StudyError, create
 from search.record.whole_file import replace_folder, write_json
 from search.report.report import write_report
 from search.screen.progress import RetrainScreen, Screen, Verbosity, download_progress
@@ -147,10 +149,11 @@ def search(
 
 
 def finish(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -> dict[str, Any]:
-    """Retrain, look at the test set once, export, report; return the result.
+    """Race the finalists, retrain, look at the test set once, export, report; return the result.
 
     What was done before is not done again, so an interrupted end of a study can be gone on with.
     """
+    race_study(study, verbosity, cluster)
     if not is_retrained(study):
         retrain_study(study, verbosity, cluster)
     if "groups" not in final_metrics(study):
@@ -167,6 +170,21 @@ def finish(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -
         export_study(study)
     study.set_state("finished")
     return report_study(study)
+
+
+def race_study(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -> None:
+    """Race the finalists where that is wanted and not done yet, see `search.final.finalists`."""
+    if not study.config.final.finalists or is_raced(study):
+        return
+    images = reopen_images(study)
+    with ExitStack() as screens, session(study, "race"):
+
+        def say(number: int, most: int) -> Progress:
+            screens.close()
+            what = f"finalists, round {number} of at most {most}"
+            return screens.enter_context(RetrainScreen(verbosity=verbosity, what=what))
+
+        race(study, images, say, cluster)
 
 
 def retrain_study(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -> None:
@@ -196,8 +214,7 @@ def retrain_study(study: Study, verbosity: Verbosity, cluster: Cluster | None = 
 def is_retrained(study: Study) -> bool:
     """Return whether final/ holds, unchanged, the models that would be trained now."""
     metrics = final_metrics(study)
-    best = best_of(study.trials())
-    if best is None or metrics.get("winner_trial") != best.name:
+    if not metrics or metrics.get("winner_trial") != winner_of(study)[0].name:
         return False
     wanted = {
         model.name: [

@@ -14,13 +14,14 @@ from data.loader import as_tensors
 from data.source import load_test
 from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
+from search.final.compare import bootstrap_interval, compare, extra_rows
 from search.final.training import sha256
 from search.record.final_metrics import read_metrics, write_metrics
 from search.record.study import Study, StudyError
 from search.words import plural
 
-_RESAMPLES = 2000
 _WORST = 24
+_LAST = (1.0, 0, 0)  # worse than every trial
 
 
 def was_opened_for_others(study: Study) -> bool:
@@ -67,21 +68,28 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
             reason=break_seal or reason, models=models, broke_seal=bool(seen)
         )
     test = load_test(study.config.data.spec())
+    images = as_tensors(test, "cpu")[0]
     correct: dict[str, list[NDArray[np.bool_]]] = {}
+    answers, mirrored = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
     for row in metrics["models"]:
         folder = study.folder / "final" / row["name"]
         loaded = load_model(folder / "model.safetensors", "cpu")
         if loaded.classes != test.classes:
             raise StudyError(f"the test images' classes {test.classes} are not {loaded.classes}")
-        logits = predict_logits(loaded.model, as_tensors(test, "cpu")[0])
+        logits = predict_logits(loaded.model, images)
         row["test"] = evaluate_logits(logits, test.labels, test.classes).to_dict()
         np.savez_compressed(folder / "test.npz", logits=logits, labels=test.labels)
         if row is metrics["models"][0]:
             _keep_worst(folder / "worst.npz", test, logits)
         right = logits.argmax(axis=1) == test.labels
         correct.setdefault(row["group"], []).append(right)
+        if row["group"] == "winner" and study.config.final.ensemble:
+            answers.append(logits)
+            mirrored.append(predict_logits(loaded.model, images.flip(-1)))
     metrics["test_images"] = test.num_images
     metrics["groups"] = {group: _summary(rights) for group, rights in correct.items()}
+    metrics["extras"] = extra_rows(answers, mirrored, test.labels) if answers else []
+    metrics["comparison"] = _comparison(study, correct)
     metrics["test_fingerprint"] = test.fingerprint()
     if look is not None:
         study.record.end_look(look, result=json.dumps(metrics["groups"]))
@@ -98,6 +106,25 @@ def _models(metrics: dict[str, Any]) -> str:
     return json.dumps({row["name"]: row["model_sha256"] for row in metrics["models"]})
 
 
+def _comparison(study: Study, correct: dict[str, list[NDArray[np.bool_]]]) -> dict[str, Any] | None:
+    """Compare the winner with the baseline that the search, not the test, found best."""
+    trials = {trial.origin: trial for trial in study.trials()}
+    rivals = [
+        (trials[f"baseline {name}"].merit if f"baseline {name}" in trials else _LAST, name)
+        for name in correct
+        if name != "winner"
+    ]
+    if not rivals or "winner" not in correct:
+        return None
+    _, name = min(rivals)
+    return compare(
+        np.stack(correct["winner"]),
+        np.stack(correct[name]),
+        name=name,
+        models=("winner-s0", f"{name}-s0"),
+    )
+
+
 def _summary(rights: list[NDArray[np.bool_]]) -> dict[str, Any]:
     accuracies = [float(right.mean()) for right in rights]
     return {
@@ -108,25 +135,6 @@ def _summary(rights: list[NDArray[np.bool_]]) -> dict[str, Any]:
         "test_accuracy_std": float(np.std(accuracies, ddof=1)) if len(rights) > 1 else None,
         "ci95": bootstrap_interval(np.stack(rights)),
     }
-
-
-def bootstrap_interval(correct: NDArray[np.bool_]) -> list[float]:
-    """Return the 95 % percentile bootstrap interval of the mean accuracy.
-
-    Args:
-        correct: (seeds, N) bool. Images are drawn with replacement, together for all seeds, and so
-            are the seeds: both the test set and the training are samples. (Efron 1979.) With one
-            seed the interval speaks of the test images only.
-    """
-    draw = np.random.default_rng(0)
-    seeds, images = correct.shape
-    table = correct.astype(np.float32)
-    means = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        weights = np.bincount(draw.integers(images, size=images), minlength=images)
-        means[i] = (table[draw.integers(seeds, size=seeds)] @ weights).mean() / images
-    low, high = np.quantile(means, (0.025, 0.975))
-    return [float(low), float(high)]
 
 
 def _keep_worst(path: Path, test: LabelledImages, logits: NDArray[np.float32]) -> None:

@@ -1,4 +1,4 @@
-"""Train final models: in worker processes of this machine, or as tasks on nodes of a cluster."""
+"""Train networks after the search: in processes of this machine, or as tasks of a cluster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import platform
 import queue
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class FinalModel:
     epochs: int
     """Epochs trained; the schedule may be longer."""
     seed: int
+    held_out: int = 0
+    """Images held out of the training and measured on: a finalist of the race, whose weights are
+    not kept. 0: trained on everything and kept."""
+    split_seed: int = 0
+    """Draws the images that are held out, stratified by class."""
 
 
 def sha256(path: Path) -> str:
@@ -57,7 +63,40 @@ def sha256(path: Path) -> str:
         return ""
 
 
-def train_there(
+def train_models(
+    config: StudyConfig,
+    models: list[FinalModel],
+    folder: Path,
+    images: StudyImages,
+    progress: Progress,
+    cluster: Cluster | None = None,
+) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
+    """Train networks side by side; yield each with its outcome as it ends.
+
+    In worker processes, without Ray, or as tasks of a cluster. An outcome has `diverged_at`, an
+    epoch, or `seconds` and what is known of the model. Broken off, it ends its processes.
+
+    Raises:
+        StudyError: The images have changed since the study was begun, or a worker process died.
+    """
+    if cluster is None:
+        trained = _train_here(config, models, folder, progress)
+    else:
+        trained = _train_there(cluster, config, models, folder, images, progress)
+    try:
+        with closing(trained) as outcomes:
+            for model, outcome in outcomes:
+                if outcome.pop("fingerprint") != images.fingerprint:
+                    raise StudyError("the images changed while they were trained on; begin again")
+                yield model, outcome
+    except BrokenProcessPool:
+        raise StudyError(
+            "a training process died (out of memory?); give it fewer slots with"
+            " --set resources.max_concurrent=1, or free memory, and go on with `resume`"
+        ) from None
+
+
+def _train_there(
     cluster: Cluster,
     config: StudyConfig,
     models: list[FinalModel],
@@ -118,7 +157,7 @@ def train_final(
     yield outcome, content
 
 
-def train_here(
+def _train_here(
     config: StudyConfig, models: list[FinalModel], folder: Path, progress: Progress
 ) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
     slots = plan_slots(config.resources)
@@ -209,22 +248,46 @@ def _train_in_pool(model: FinalModel, folder: Path) -> dict[str, Any]:
         _worker["events"].put((model.name, metrics))
 
 
+def _redraw(bench: _Bench, model: FinalModel) -> tuple[Any, Any, Any]:
+    """Return a part to train on, the rest to measure on, and the pixel statistics of the first."""
+    import torch
+
+    from data.split import stratified_split
+    from model.cnn import pixel_statistics
+
+    pixels, labels = bench.tensors
+    parts = stratified_split(labels.cpu().numpy(), model.held_out, model.split_seed)
+    train, validation = (
+        (pixels[index], labels[index])
+        for index in (torch.from_numpy(part).to(pixels.device) for part in parts)
+    )
+    return train, validation, pixel_statistics(train[0])
+
+
 def _train_one(
     bench: _Bench, model: FinalModel, folder: Path
 ) -> Generator[EpochMetrics, None, dict[str, Any]]:
     from model.checkpoint import save_model
     from model.train import Training, fit
 
-    mean, std = bench.pixels
+    images, validation, (mean, std) = bench.tensors, None, bench.pixels
+    if model.held_out:
+        images, validation, (mean, std) = _redraw(bench, model)
     training = Training.start(model.configuration, bench.shape, mean, std, model.seed, bench.device)
     metrics = None
     seconds = 0.0
-    for metrics in fit(training, bench.tensors, None, until=model.epochs):
+    for metrics in fit(training, images, validation, until=model.epochs):
         if not math.isfinite(metrics.train_loss):
             return {"diverged_at": metrics.epoch, "fingerprint": bench.fingerprint}
         seconds += metrics.seconds
         yield metrics
     assert metrics is not None
+    if model.held_out:
+        return {
+            "val_accuracy": metrics.val_accuracy,
+            "fingerprint": bench.fingerprint,
+            "seconds": seconds,
+        }
     folder.mkdir(exist_ok=True)
     path = folder / MODEL_FILE
     save_model(training, path, classes=bench.classes, metrics=asdict(metrics))

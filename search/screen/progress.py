@@ -175,8 +175,14 @@ class Screen:
 class RetrainScreen:
     """Shows a retrain: one bar a model in a terminal, one line a finished model elsewhere."""
 
-    def __init__(self, *, verbosity: Verbosity = "normal", console: Console | None = None) -> None:
-        """Prepare; enter it around the retrain and call it for every epoch."""
+    def __init__(
+        self,
+        *,
+        verbosity: Verbosity = "normal",
+        what: str = "final models",
+        console: Console | None = None,
+    ) -> None:
+        """Prepare; enter it around the trainings and call it for every epoch."""
         self._verbosity = verbosity
         self._console = console or Console(stderr=True)
         self._bars = _bars(

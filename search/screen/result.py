@@ -54,6 +54,9 @@ def build_result(study: Study) -> dict[str, Any]:
         final["epochs"] = next(m["epochs"] for m in models if m["group"] == "winner")
         final["train_accuracy"] = _train_accuracy(models, "winner")
         final["test_looks"] = len(looks)
+        final["chosen_by"] = "race" if study.noted("race") else "search"
+        final["comparison"] = metrics.get("comparison")
+        final["extras"] = metrics.get("extras", [])
         final["seal_broken"] = any(look["broke_seal"] for look in looks)
     audited = audit_of(study.config, trials, study.record.decisions())
     return {
@@ -63,6 +66,8 @@ def build_result(study: Study) -> dict[str, Any]:
         "trials": _counts(trials),
         "best": _best(trials),
         "baselines": [_baseline(study, name, groups, models) for name in study.config.baselines],
+        # The finalists, trained again on redrawn splits; null where nobody was raced.
+        "race": study.noted("race"),
         "final": final,
         "budget": _budget(study, trials),
         "nodes": [workload.to_dict() for workload in workloads(study)],
