@@ -51,7 +51,7 @@ STUDY: dict[str, Any] = {
     "sampler": {"kind": "random"},
     "asha": {"enabled": False},
     "resources": {"gpus_per_trial": 0.0, "hang_seconds": 300.0},
-    "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
+    "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0, "export": False},
 }
 
 

@@ -95,7 +95,7 @@ def _config(seed: int, seconds: float, data: str) -> StudyConfig:
         "seed": seed,
         "budget": {"seconds": seconds},
         "data": {"source": data},
-        "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
+        "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0, "export": False},
     }
     return StudyConfig.model_validate(SMALL | settings)
 

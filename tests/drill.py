@@ -62,7 +62,7 @@ STUDY: dict[str, Any] = {
     "baselines": ["seed-32"],
     "asha": {"grace_epochs": 1, "reduction_factor": 3},
     "budget": {"trials": 40},
-    "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
+    "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0, "export": False},
 }
 
 

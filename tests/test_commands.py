@@ -36,7 +36,7 @@ SMALL = (
     "space={filters: {choice: [4, 6], per_block: true}, num_blocks: {int: [1, 2]},"
     " learning_rate: {float: [0.01, 0.3], log: true}, batch_size: 64}",
     "asha={min_competitors: 2, reduction_factor: 2, grace_epochs: 1}",
-    "final={seeds: 2, baseline_seeds: 1}",
+    "final={finalists: 2, rounds: 2, race_baselines: false, seeds: 2, baseline_seeds: 1}",
     "resources.max_concurrent=2",
 )
 

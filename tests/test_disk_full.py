@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "asha": {"grace_epochs": 1, "reduction_factor": 2, "min_competitors": 1},
     "budget": {"trials": 5},
     "resources": {"max_concurrent": 1},
-    "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
+    "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0, "export": False},
 }
 
 
@@ -171,7 +171,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished study."""
     runs = tmp_path_factory.mktemp("runs")
     file = runs / "full.yaml"
-    settings = SETTINGS | {"final": {"seeds": 1, "baseline_seeds": 0, "export": True}}
+    settings = SETTINGS | {
+        "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0, "export": True}
+    }
     file.write_text(json.dumps(settings))
     assert ended(command("run", str(file), "--runs", str(runs))) == (0, [])
     return runs / "full"

@@ -33,7 +33,7 @@ SETTINGS = (
     "points=[]",
     "baselines=[]",
     "asha={grace_epochs: 50, reduction_factor: 2}",
-    "final={seeds: 2, baseline_seeds: 1}",
+    "final={finalists: 0, seeds: 2, baseline_seeds: 1}",
     "resources={max_concurrent: 2, hang_seconds: 300}",
 )
 SEARCHING = ("max_epochs=400", "budget={trials: 500}")

@@ -18,7 +18,7 @@ from model.train import Training
 from search.config.config import DataSection
 from search.config.config_file import load_config
 from search.final import look
-from search.final.look import bootstrap_interval, look_at_test, was_opened_for_others
+from search.final.look import look_at_test, was_opened_for_others
 from search.record.final_metrics import read_metrics, write_metrics
 from search.record.study import Study, StudyError, create
 
@@ -123,22 +123,3 @@ def test_only_the_look_and_the_data_explorer_can_open_the_test_images() -> None:
                 users.add(path.name)
     # `explore` is a command of its own that no study runs.
     assert users == {"look.py", "cli_results.py"}
-
-
-def test_the_bootstrap_interval_agrees_with_the_binomial_one() -> None:
-    draw = np.random.default_rng(1)
-    right = draw.random((1, 10_000)) < 0.92
-    low, high = bootstrap_interval(right)
-    mean, error = right.mean(), 1.96 * np.sqrt(0.92 * 0.08 / 10_000)
-    assert low == pytest.approx(mean - error, abs=5e-4)
-    assert high == pytest.approx(mean + error, abs=5e-4)
-
-
-def test_the_bootstrap_interval_grows_where_seeds_differ() -> None:
-    same = np.zeros((2, 1000), bool)
-    same[:, :900] = True
-    apart = same.copy()
-    apart[1, 850:900] = False
-    low, high = bootstrap_interval(apart)
-    assert high - low > 0.04
-    assert np.subtract(*bootstrap_interval(same)[::-1]) < 0.045

@@ -39,7 +39,7 @@ SETTINGS = (
     "space={filters: {choice: [4, 6], per_block: true}, num_blocks: 1,"
     " learning_rate: {float: [0.01, 0.3], log: true}, batch_size: 64}",
     "asha={form: stopping, grace_epochs: 1}",
-    "final={seeds: 1, baseline_seeds: 0, export: false}",
+    "final={finalists: 0, seeds: 1, baseline_seeds: 0, export: false}",
     "resources.max_concurrent=2",
 )
 

@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     "budget": {"trials": 5},
     "resources": {"max_concurrent": 2},
     "checkpoints": {"url": f"s3://{s3_server.BUCKET}/team", "keep_best": 2},
-    "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
+    "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0, "export": False},
 }
 
 

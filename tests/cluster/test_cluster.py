@@ -36,7 +36,14 @@ STUDY: dict[str, Any] = {
     "asha": {"form": "stopping", "grace_epochs": 3, "reduction_factor": 3, "audit_share": 0.0},
     "budget": {"trials": TRIALS},
     "resources": {"gpus_per_trial": 0.0},
-    "final": {"seeds": 1, "baseline_seeds": 0, "export": False},
+    "final": {
+        "finalists": 1,
+        "race_baselines": False,
+        "rounds": 2,
+        "seeds": 1,
+        "baseline_seeds": 0,
+        "export": False,
+    },
 }
 # What a host without the token gets from each port of another: text, or nothing.
 STRANGER = """

@@ -30,7 +30,7 @@ STUDY = {
     "space": {"num_blocks": 1, "filters": 4, "learning_rate": 0.1},
     "baselines": [],
     "budget": {"trials": 1},
-    "final": {"seeds": 1, "baseline_seeds": 0},
+    "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 0},
 }
 OTHER = ".other"
 """Folder of each worker's home in which Python looks for packages first."""
