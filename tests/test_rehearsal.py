@@ -50,7 +50,7 @@ def make_scene(make_config: MakeConfig) -> MakeScene:
             "max_epochs": 3,
             "asha": {"enabled": False},
             "budget": {"trials": 4},
-            "final": {"seeds": 1, "baseline_seeds": 1},
+            "final": {"finalists": 0, "seeds": 1, "baseline_seeds": 1},
         }
         return Scene(
             config=settle(make_config(**(values | changes)), slots=slots),
@@ -95,12 +95,27 @@ def test_the_retraining_hands_seeds_and_baselines_to_the_process_that_is_free(
 ) -> None:
     scene = make_scene(
         slots=2,
-        final={"seeds": 3, "baseline_seeds": 1},
+        final={"finalists": 0, "seeds": 3, "baseline_seeds": 1},
         baselines=(epoch(1, full=5), epoch(1, full=40)),
     )
     scene = replace(scene, drawn=[epoch(10, full=20)])
     # One process: 60 and 60. The other: 60, then the baselines' 15 and 120.
     assert rehearse(scene, seed=0).retrain_seconds == pytest.approx(195)
+
+
+def test_the_race_trains_every_finalist_twice_and_then_those_who_stay(
+    make_scene: MakeScene,
+) -> None:
+    final = {"finalists": 2, "rounds": 2, "seeds": 1, "baseline_seeds": 0}
+    twice = replace(make_scene(final=final), drawn=[epoch(10, full=20)])
+    assert rehearse(twice, seed=0).race_seconds == pytest.approx(2 * 2 * 3 * 20)
+    scene = make_scene(final=final, baselines=(epoch(1, full=5),))
+    with_baseline = replace(scene, drawn=[epoch(10, full=20)])
+    assert rehearse(with_baseline, seed=0).race_seconds == pytest.approx(240 + 2 * 3 * 5)
+    longer = make_scene(final=final | {"rounds": 5}, budget={"trials": 8})
+    longer = replace(longer, drawn=[epoch(10, full=20)])
+    took = {rehearse(longer, seed=seed).race_seconds for seed in range(40)}
+    assert min(took) == pytest.approx(240) and 240 < max(took) <= 240 + 3 * 120
 
 
 def test_trials_in_flight_stop_at_their_next_epoch_when_the_seconds_are_spent(
@@ -248,6 +263,7 @@ def test_a_forecast_counts_who_gets_to_each_rung_and_to_the_end(make_config: Mak
     def study(trials: int, reached: dict[int, int]) -> Rehearsal:
         return Rehearsal(
             search_seconds=10.0 * trials,
+            race_seconds=0.0,
             retrain_seconds=5.0,
             rest_seconds=1.0,
             trials=trials,

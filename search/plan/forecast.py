@@ -43,6 +43,8 @@ class Forecast:
 
     wall: Interval
     search: Interval
+    race: Interval
+    """Of the finalists; nothing where nobody is raced."""
     retrain: Interval
     rest: Interval
     """Start, test, export, report."""
@@ -65,6 +67,7 @@ class Forecast:
         return cls(
             wall=Interval.of([r.wall_seconds for r in rehearsals]),
             search=Interval.of([r.search_seconds for r in rehearsals]),
+            race=Interval.of([r.race_seconds for r in rehearsals]),
             retrain=Interval.of([r.retrain_seconds for r in rehearsals]),
             rest=Interval.of([r.rest_seconds for r in rehearsals]),
             trials=Interval.of([r.trials for r in rehearsals]),

@@ -77,6 +77,7 @@ def _stages(forecast: Forecast) -> Table:
     table = _expectations("Time")
     stages = {
         "search": forecast.search,
+        "race of finalists": forecast.race,
         "retrain": forecast.retrain,
         "start, test, export": forecast.rest,
     }

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from search.config.config import StudyConfig
 from search.machine.pace import Epoch
+from search.plan.ending import race_seconds, retrain_seconds
 from search.prune.asha import Asha
 from search.prune.budget import Budget
 from search.prune.settle import asha_rules
@@ -103,6 +104,7 @@ class Rehearsal:
     """How one rehearsed study went."""
 
     search_seconds: float
+    race_seconds: float
     retrain_seconds: float
     rest_seconds: float
     trials: int
@@ -115,7 +117,7 @@ class Rehearsal:
     @property
     def wall_seconds(self) -> float:
         """Return the length of the whole study."""
-        return self.search_seconds + self.retrain_seconds + self.rest_seconds
+        return self.search_seconds + self.race_seconds + self.retrain_seconds + self.rest_seconds
 
 
 def made_up_value(last: float, early: float, done: float) -> float:
@@ -145,14 +147,32 @@ def rehearse(scene: Scene, seed: int) -> Rehearsal:
     search = _Search(scene, random.Random(seed))
     search.run()
     over, scale = scene.overheads, search.scale
+    raced, retrained = _ending_seconds(scene, search, random.Random(seed))
     return Rehearsal(
         search_seconds=search.now * scale,
-        retrain_seconds=_retrain_seconds(scene, search),
+        race_seconds=raced,
+        retrain_seconds=retrained,
         rest_seconds=over.start + over.end,
         trials=round(len(search.trials) * scale),
         epochs=round(sum(search.reached.values()) * scale),
         reached={epoch: round(count * scale) for epoch, count in search.reached.items()},
         first_share=search.first_seconds / max(search.busy_seconds * scale, 1e-9),
+    )
+
+
+def _ending_seconds(scene: Scene, search: _Search, dice: random.Random) -> tuple[float, float]:
+    """Return what race and retraining take."""
+    if not search.trials:
+        return 0.0, 0.0
+    # As the trials were: those of a machine that is slow today are slow again.
+    order = sorted(search.trials, key=lambda trial: -trial.best)
+    baselines = [seconds.full * search.machine for seconds in scene.baselines]
+    final, place = scene.config.final, {"epochs": scene.config.max_epochs, "slots": scene.slots}
+    worker = scene.overheads.retrain_worker
+    seconds = [trial.seconds.full * trial.factor for trial in order]
+    return (
+        race_seconds(final, seconds, baselines, worker=worker, dice=dice, **place),
+        retrain_seconds(final, seconds[0], baselines, worker=worker, **place),
     )
 
 
@@ -264,17 +284,3 @@ class _Search:
 
     def _factor(self) -> float:
         return math.exp(self._dice.gauss(0, self._scene.spread))
-
-
-def _retrain_seconds(scene: Scene, search: _Search) -> float:
-    if not search.trials:
-        return 0.0
-    winner = max(search.trials, key=lambda trial: trial.best)
-    final, epochs = scene.config.final, scene.config.max_epochs
-    jobs = [winner.seconds.full * winner.factor] * final.seeds
-    for baseline in scene.baselines:
-        jobs += [baseline.full * search.machine] * final.baseline_seeds
-    workers = [scene.overheads.retrain_worker] * min(scene.slots, len(jobs))
-    for seconds in jobs:  # the next one goes to the process that is free first
-        heapq.heapreplace(workers, workers[0] + seconds * epochs)
-    return max(workers)
