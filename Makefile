@@ -5,8 +5,9 @@ RUN := $(VENV)/bin/python
 
 .PHONY: search test drill lint clean
 
+# ARGS adds options of `run`: make search ARGS="--data synthetic".
 search: $(VENV)/installed
-	$(RUN) -m search run --preset quickstart
+	$(RUN) -m search run --preset quickstart $(ARGS)
 
 test: $(VENV)/installed
 	$(RUN) -m coverage erase

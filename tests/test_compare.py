@@ -30,7 +30,9 @@ def test_the_bootstrap_interval_grows_where_seeds_differ() -> None:
     assert np.subtract(*bootstrap_interval(same)[::-1]) < 0.045
 
 
-def rights(only_first: int, only_second: int, both: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def rights(
+    only_first: int, only_second: int, both: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return two rows of right answers with that many of each kind."""
     first = np.array([True] * only_first + [False] * only_second + [True] * both)
     second = np.array([False] * only_first + [True] * only_second + [True] * both)
