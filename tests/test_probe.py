@@ -227,7 +227,7 @@ def test_memory_counts_every_slot_and_the_images_once_or_once_a_retraining_proce
     # Where the images are large, the retraining takes more: each process holds them.
     large = replace(images, images=np.zeros((200, 1, 2000, 2000), np.uint8))
     need = memory_need(Slots(count=3, threads=1, gpus=0.0), probed, large)
-    assert need.parts["3 x retraining"] > 3 * (400_000_000 + 800_000_000)
+    assert need.parts["3 x race"] > 3 * (400_000_000 + 2 * 800_000_000)
 
 
 def test_a_container_leaves_less_memory_than_the_machine(tmp_path: Path) -> None:

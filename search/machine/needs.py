@@ -59,7 +59,7 @@ class Need:
 
 
 def memory_need(slots: Slots, measured: Sequence[Measured], images: LabelledImages) -> Need:
-    """Return the memory of the search or of the retraining, whichever takes more.
+    """Return the memory of the search or of what follows it, whichever takes more.
 
     This process counts as the driver: it holds all images too.
     """
@@ -72,9 +72,9 @@ def memory_need(slots: Slots, measured: Sequence[Measured], images: LabelledImag
         "Ray": _RAY,
         "driver": own + data,
     }
-    # Every process of the retraining loads the images for itself.
+    # Every process loads the images for itself, and for the race a second time, as a split.
     retrain = {
-        f"{slots.count} x retraining": slots.count * (process + data),
+        f"{slots.count} x race": slots.count * (process + 2 * data),
         "driver": own + 2 * data,
     }
     parts = max(search, retrain, key=lambda needed: sum(needed.values()))
