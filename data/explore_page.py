@@ -27,9 +27,14 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr))
   border-block: 1px solid var(--line); padding: 1rem 0; margin: 1rem 0; }
 dt { color: var(--soft); font-size: .85rem; }
 dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
-figure { margin: .5rem 0; } img { display: block; width: 100%; height: auto; background: #fff;
+figure, .wide { margin: .5rem 0; overflow-x: auto; }
+/* On a phone a figure is wider than the page, so that its words can be read: it scrolls. */
+img { display: block; width: 100%; min-width: 40rem; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: .4rem; padding: .4rem; }
-.wide { overflow-x: auto; }
+@media (prefers-color-scheme: dark) { img { filter: brightness(.88); } }
+@media print { img { min-width: 0; } figure { break-inside: avoid; } h2 { break-after: avoid; } }
+@media (max-width: 40rem) { td:first-child, th:first-child { position: sticky; left: 0;
+  background: var(--ground); max-width: 9rem; white-space: normal; } }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }

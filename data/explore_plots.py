@@ -126,7 +126,7 @@ def plot_means(data: LabelledImages) -> Figure:
         axes.set_title(_short(data.classes[label]), fontsize=9)
     if shown is not None:
         bar = figure.colorbar(shown, ax=grid, shrink=0.8, aspect=25, pad=0.02)
-        bar.set_label("standard deviation (pixel value)", fontsize=8)
+        bar.set_label("pixel std. dev.", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     figure.suptitle("Mean (left) and standard deviation (right) of each class", **_TITLE)
     return figure
@@ -163,7 +163,7 @@ def plot_intensity(data: LabelledImages) -> Figure:
         cmap="crest",
         xticklabels=names,
         yticklabels=True,
-        cbar_kws={"label": "% of the class's pixels (log)", "pad": 0.02, "format": "{x:g}"},
+        cbar_kws={"label": "% (log)", "pad": 0.02, "format": "{x:g}"},
     )
     below.set(xlabel="pixel value, in steps of 8", ylabel="")
     below.tick_params(length=0)
@@ -219,8 +219,9 @@ def plot_twins(train: LabelledImages, test: LabelledImages | None, twins: Sequen
     """Show pairs of images with the same pixels, and what each is labelled."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH_INCHES, 2.0 * math.ceil(len(twins) / 6)), layout="constrained")
-    grid = figure.subplots(math.ceil(len(twins) / 6), 6, squeeze=False)
+    rows = math.ceil(len(twins) / 6)
+    figure = Figure(figsize=(_WIDTH_INCHES, 0.7 + 1.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, 6, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, twin in zip(grid.flat, twins, strict=False):

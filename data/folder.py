@@ -75,21 +75,34 @@ def load_folder(
 
 
 def read_image(path: Path, shape: ImageShape) -> NDArray[np.uint8]:
-    """Read one PNG or JPEG as (C, H, W) uint8 of the given shape.
+    """Read one PNG or JPEG file as (C, H, W) uint8 of the given shape; see `decode_image`."""
+    try:
+        with open_plain(path) as file:
+            return decode_image(file, str(path), shape)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file; check the name") from error
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+
+
+def decode_image(
+    file: BinaryIO, name: str, shape: ImageShape, *, max_pixels: int = _MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Read one PNG or JPEG image as (C, H, W) uint8 of the given shape; `name` is for errors.
 
     The image is turned upright as its EXIF tag says, made grey (ITU-R 601-2 luma) for one channel,
     and resized (bilinear over the source's area, the sides not kept in proportion); what is
-    transparent becomes black. Raises DataError if it is no whole 8-bit image of at most 50 million
-    pixels.
+    transparent becomes black. Raises DataError if it is no whole 8-bit image of at most
+    `max_pixels` (50 million) pixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
-        with open_plain(path) as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on what stands beside the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=("PNG", "JPEG")) as opened:
-                _check_header(opened, file, path)
+                _check_header(opened, file, name, max_pixels)
                 upright = ImageOps.exif_transpose(opened)
             if upright.has_transparency_data:
                 ground = Image.new("RGBA", upright.size, (0, 0, 0, 255))
@@ -97,15 +110,9 @@ def read_image(path: Path, shape: ImageShape) -> NDArray[np.uint8]:
             plain = upright.convert("L" if shape.channels == 1 else "RGB")
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file; check the name") from error
     # Pillow's decoders raise nearly anything on damaged bytes; every one means the same to people.
     except Exception as error:
-        strange = isinstance(error, UnidentifiedImageError)
-        reason = "it is of another kind" if strange else str(error).replace(str(path), "the file")
-        raise DataError(
-            f"{path}: cannot be read as a PNG or JPEG image ({reason}); replace or remove it"
-        ) from error
+        raise _unreadable(name, error) from error
     size = (shape.width, shape.height)
     if plain.size != size:
         plain = plain.resize(size, Image.Resampling.BILINEAR)
@@ -113,27 +120,37 @@ def read_image(path: Path, shape: ImageShape) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _check_header(opened: Image.Image, file: BinaryIO, path: Path) -> None:
+def _unreadable(name: str, error: Exception) -> DataError:
+    from PIL import UnidentifiedImageError
+
+    strange = isinstance(error, UnidentifiedImageError)
+    reason = "it is of another kind" if strange else str(error).replace(name, "the file")
+    return DataError(
+        f"{name}: cannot be read as a PNG or JPEG image ({reason}); replace or remove it"
+    )
+
+
+def _check_header(opened: Image.Image, file: BinaryIO, name: str, max_pixels: int) -> None:
     """Refuse what would take long or much memory, or lose values, before a pixel is unpacked."""
     mode, (width, height) = opened.mode, opened.size
-    if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+    if width * height > max_pixels or max(width, height) > _MAX_SIDE:
         raise DataError(
-            f"{path}: has {width} x {height} pixels, more than {_MAX_PIXELS} or a side of more "
+            f"{name}: has {width} x {height} pixels, more than {max_pixels} or a side of more "
             f"than {_MAX_SIDE}; make it smaller first"
         )
     if mode not in _MODES_OF_8_BITS:
         raise DataError(
-            f"{path}: stores pixels as {mode!r}, but 8 bits a channel are needed; convert it first"
+            f"{name}: stores pixels as {mode!r}, but 8 bits a channel are needed; convert it first"
         )
     place = file.tell()
     file.seek(0)
     content = file.read(_MAX_BYTES + 1)
     file.seek(place)
     if len(content) > _MAX_BYTES:
-        raise DataError(f"{path}: has more than {_MAX_BYTES} bytes; make it smaller first")
+        raise DataError(f"{name}: has more than {_MAX_BYTES} bytes; make it smaller first")
     if opened.format != "PNG" and _num_scans(content) > _MAX_SCANS:
         raise DataError(
-            f"{path}: draws its pixels more than {_MAX_SCANS} times over; save it again as PNG"
+            f"{name}: draws its pixels more than {_MAX_SCANS} times over; save it again as PNG"
         )
 
 

@@ -1,4 +1,4 @@
-"""Hand a trained network over: weights, two programs, labels and a card, all proven to agree.
+"""Hand a trained network over: a folder that stands alone, and whose programs are proven to agree.
 
 `model.onnx` runs without PyTorch, `model.pt2` without this project. Both take pixels (N, C, H, W)
 float32 in [0, 255], N free, and return logits (N, K) float32; normalisation is inside.
@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.batch import bytes_per_image
 from model.card import write_card
+from model.card_numbers import card_facts
 from model.checkpoint import LoadedModel, save_model
 from model.cnn import CNN
 from model.evaluate import predict_logits
+from model.latency import measure_latency
+from model.preprocessing import preprocessing
 from model.proof import ExportError, prove
+from model.seal import Look
 
 __all__ = ["ExportError", "export_model"]
+
+# As old as the opset of the program allows.
+_REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.20\npillow>=10  # for pictures only; CSV needs none\n"
 
 
 def export_model(
@@ -37,13 +45,26 @@ def export_model(
     proof_images: NDArray[np.uint8],
     provenance: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
+    proof_labels: NDArray[np.int64] | None = None,
+    looks: Sequence[Look] = (),
+    threads: int = 1,
 ) -> Path:
     """Write the export folder `out_dir` and return it; it is complete and proven, or not there.
 
-    It holds model.safetensors, model.pt2, model.onnx, labels.json, model_card.md and SHA256SUMS.
-    `proof_images` (N, C, H, W) uint8 are real images on which the written programs must give the
-    live network's answers. `provenance` (JSON values) is listed in the card. `evaluation` is
-    `Evaluation.to_dict()`, with a sentence "measured_on" if the card is to say on what.
+    It stands alone: three forms of the network, labels.json, preprocessing.json, a card for people
+    and one for programs, example.py with its requirements.txt, and SHA256SUMS.
+
+    Args:
+        loaded: The network.
+        out_dir: Not there yet, or empty.
+        proof_images: (N, C, H, W) uint8, real images of its training on which the written
+            programs must give the live network's answers.
+        provenance: JSON values, listed in the card.
+        evaluation: `Evaluation.to_dict()`, with a sentence "measured_on" if the card is to say on
+            what; None where it was not measured.
+        proof_labels: (N,) of the proof's images: then the card tells their accuracy too.
+        looks: Every time the test images were opened.
+        threads: CPU threads with which its speed is measured.
 
     Raises:
         ExportError: `out_dir` holds something, the images do not fit, or a program disagrees.
@@ -68,16 +89,33 @@ def export_model(
             loaded, folder / "model.safetensors", classes=loaded.classes, metrics=loaded.metrics
         )
         _write_programs(model, folder)
-        labels = json.dumps(list(loaded.classes), indent=2, ensure_ascii=False)
-        (folder / "labels.json").write_text(labels + "\n", encoding="utf-8")
+        _write_json(folder / "labels.json", list(loaded.classes))
         live = predict_logits(model, torch.tensor(proof_images))
-        proofs = [prove(folder / name, proof_images, live) for name in ("model.onnx", "model.pt2")]
-        write_card(folder / "model_card.md", loaded, provenance, evaluation, proofs)
+        proofs = [
+            prove(folder / name, proof_images, live, proof_labels)
+            for name in ("model.onnx", "model.pt2")
+        ]
+        _write_json(folder / "preprocessing.json", preprocessing(loaded))
+        shutil.copyfile(Path(__file__).with_name("example.py"), folder / "example.py")
+        (folder / "requirements.txt").write_text(_REQUIREMENTS, encoding="ascii")
+        latency = measure_latency(
+            folder / "model.onnx",
+            shape,
+            bytes_each=bytes_per_image(loaded.configuration.network, shape),
+            threads=threads,
+        )
+        measured = (provenance, evaluation, proofs, latency, looks)
+        write_card(folder / "model_card.md", loaded, *measured)
+        _write_json(folder / "model_card.json", card_facts(loaded, *measured))
         _write_sums(folder)
         folder.replace(out_dir)  # an empty folder in its place is replaced, anything else refused
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return out_dir
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_programs(model: CNN, folder: Path) -> None:

@@ -98,10 +98,19 @@ class Proof:
     """Images compared; the same class was answered for all."""
     largest_difference: float
     """Between any two logits."""
+    accuracy: float | None
+    """Of the program on these images; None where their labels were not given."""
 
 
-def prove(program: Path, images: NDArray[np.uint8], live: NDArray[np.float32]) -> Proof:
+def prove(
+    program: Path,
+    images: NDArray[np.uint8],
+    live: NDArray[np.float32],
+    labels: NDArray[np.int64] | None = None,
+) -> Proof:
     """Run `program` (.onnx or .pt2) on images (N, C, H, W) and compare with `live` logits (N, K).
+
+    With `labels` (N,) the proof says how many of its answers are right.
 
     Raises:
         ExportError: The program does not run, answers another class, or strays by over 1e-4.
@@ -148,4 +157,5 @@ def prove(program: Path, images: NDArray[np.uint8], live: NDArray[np.float32]) -
         runtime=process.stdout.strip(),
         num_images=len(live),
         largest_difference=difference,
+        accuracy=None if labels is None else float((logits.argmax(axis=1) == labels).mean()),
     )

@@ -15,6 +15,7 @@ import typer
 from data.one_line import OneLineError
 from search.cli_care import care
 from search.cli_cluster import ask, clusters, hand_over, is_elsewhere
+from search.cli_model import models
 from search.cli_options import (
     DEFAULT_RUNS,
     Address,
@@ -23,6 +24,7 @@ from search.cli_options import (
     Data,
     GoOnAt,
     Overrides,
+    Parent,
     Preset,
     Quiet,
     Runs,
@@ -30,6 +32,7 @@ from search.cli_options import (
     ThereToo,
     Verbose,
     absolute,
+    child_text,
     go_on,
     open_named,
     resolve,
@@ -66,6 +69,7 @@ def run(
     overrides: Overrides = None,
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    parent: Parent = None,
     runs: Runs = DEFAULT_RUNS,
     address: Address = None,
     as_json: AsJson = False,
@@ -77,13 +81,16 @@ def run(
     from search.record.lock import hold
     from search.run import new_study
 
-    resolved = resolve(config, preset, overrides, data, name)
     folder = absolute(runs)
+    origin = None if parent is None else open_named(parent, runs)
+    made_here = origin is not None and config is None and preset is None
+    text = child_text(origin) if made_here else None
+    resolved = resolve(config, preset, overrides, data, name, text)
     if name is None:
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})
     level = verbosity(quiet or as_json, verbose)
     with place(address) as cluster:
-        study, images = new_study(resolved, folder, level, cluster)
+        study, images = new_study(resolved, folder, level, cluster, parent=origin)
         with hold(study):
             go_on(study, images, level, as_json, cluster)
 
@@ -191,6 +198,7 @@ def status(
 
 
 app.add_typer(results)  # without a name: its commands stand beside those above
+app.add_typer(models)
 app.add_typer(care)
 app.add_typer(clusters)
 

@@ -46,6 +46,15 @@ ThereToo = Annotated[
     str | None,
     typer.Option("--address", help="Of a study on a cluster: the head, http://HOST:8265."),
 ]
+Parent = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STUDY",
+        help="Begin with what the trials of another study say; without a study file, with the one"
+        " that `space` would write.",
+    ),
+]
 DEFAULT_RUNS = Path("runs")
 
 
@@ -84,16 +93,27 @@ def resolve(
     overrides: list[str] | None,
     data: str | None,
     name: str | None,
+    text: str | None = None,
 ) -> Any:
-    from search.config.config_file import load_config
+    """Return the configuration that options ask for; `text` is a study file's content."""
+    from search.config.config_file import load_config, load_text
 
     settings = list(overrides or [])
     if data is not None:
         settings += [f"data.source={json.dumps(data_place(data))}", "data.fallback=null"]
     if name is not None:
         settings.append(f"study={json.dumps(name)}")
+    if text is not None:
+        return load_text(text, "the child of --from", overrides=settings)
     study_file = None if config is None else absolute(config)
     return load_config(study_file, preset=preset, overrides=settings)
+
+
+def child_text(parent: Any) -> str:
+    """Return the study file of a study's child."""
+    from search.explain.child import child_of
+
+    return child_of(parent).text
 
 
 def verbosity(quiet: bool, verbose: bool) -> Any:
@@ -128,7 +148,7 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool, cluster: Any = Non
     try:
         done = study.state not in UNSEARCHED
         if done or search(study, images, level, cluster):
-            show_result(study, finish(study, level, cluster), as_json)
+            show_result(study, finish(study, level, cluster), as_json, quiet=level == "quiet")
             return
         report_study(study)
     except KeyboardInterrupt:
@@ -142,8 +162,11 @@ def go_on(study: Any, images: Any, level: Any, as_json: bool, cluster: Any = Non
     sys.exit(130)
 
 
-def show_result(study: Any, result: dict[str, Any], as_json: bool) -> None:
-    """Print a study's result as JSON, or its summary."""
-    from search.screen.progress import summary
+def show_result(study: Any, result: dict[str, Any], as_json: bool, *, quiet: bool = False) -> None:
+    """Print a study's result as JSON, or its summary, or its outcome alone."""
+    from search.screen.progress import outcome, summary
 
+    if quiet and not as_json:
+        typer.echo(outcome(study))
+        return
     show(result, as_json, lambda: summary(study))

@@ -23,7 +23,6 @@ from search.cli_options import (
     open_named,
     show,
     show_result,
-    study_folder,
     verbosity,
 )
 
@@ -69,41 +68,6 @@ def evaluate(
 
 
 @results.command()
-def export(
-    study: StudyName,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; runs/STUDY/export.")] = None,
-    runs: Runs = DEFAULT_RUNS,
-) -> None:
-    """Write the final model as safetensors, torch.export and ONNX, proven to agree."""
-    from search.record.lock import hold
-    from search.run import export_study
-
-    opened = open_named(study, runs)
-    with hold(opened):
-        folder = export_study(opened, None if out is None else absolute(out))
-    typer.echo(str(folder))
-
-
-@results.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="A study, an export folder, a .safetensors file.")],
-    inputs: Annotated[list[Path], typer.Argument(help="PNG, JPEG, folders of them, CSV.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show per image.")] = 1,
-    runs: Runs = DEFAULT_RUNS,
-    as_json: AsJson = False,
-) -> None:
-    """Label pictures and CSV rows."""
-    from search.final.predict import find_model, predict_table
-    from search.final.predict import predict as label
-
-    place = study_folder(model, runs)
-    if not place.is_dir():
-        place = absolute(Path(model))
-    predictions = label(find_model(place), [absolute(p) for p in inputs], top=top)
-    show([p.to_dict() for p in predictions], as_json, lambda: predict_table(predictions))
-
-
-@results.command()
 def explain(
     study: StudyName,
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="t0017, or just 17.")],
@@ -142,6 +106,26 @@ def report(study: StudyName, runs: Runs = DEFAULT_RUNS) -> None:
     opened = open_named(study, runs)
     report_study(opened)
     typer.echo(str(opened.folder / "report.html"))
+
+
+@results.command()
+def space(
+    study: StudyName,
+    out: Annotated[
+        Path | None, typer.Option(help="Study file to write; runs/STUDY/child.yaml.")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Say which bounds the best trials hit, what did nothing, what failed; write a child's file."""
+    from search.explain.child import child_of, write_child
+    from search.explain.space_page import space_page
+
+    opened = open_named(study, runs)
+    child = child_of(opened)
+    file = write_child(child, opened, None if out is None else absolute(out))
+    content = child.advice.to_dict() | {"file": str(file)}
+    show(content, as_json, lambda: space_page(child.advice, str(file)))
 
 
 @results.command()

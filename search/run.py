@@ -9,9 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.loader import as_tensors
-from model.checkpoint import load_model
-from model.export import export_model
 from search.config.config import StudyConfig
 from search.drive.keeper import Keeper
 from search.drive.session import session
@@ -23,6 +20,7 @@ from search.final.finalists import is_raced, race, winner_of
 from search.final.look import look_at_test, was_opened_for_others
 from search.final.retrain import plan_final_models, retrain
 from search.final.training import Progress, sha256
+from search.handover.export import export_winner, is_exported
 from search.machine.environment import describe_environment
 from search.machine.gpu_share import NOTED
 from search.machine.needs import check_disk
@@ -34,17 +32,18 @@ from search.record.whole_file import replace_folder, write_json
 from search.report.report import write_report
 from search.screen.progress import RetrainScreen, Screen, Verbosity, download_progress
 from search.screen.result import build_result, final_metrics
-from search.words import data_caution
 
 if TYPE_CHECKING:
     from search.engine.cluster import Cluster
-
-PROOF_IMAGES = 2000
-"""Training images on which exported programs must agree with the live network."""
+    from search.record.lineage import Lineage
 
 
 def new_study(
-    config: StudyConfig, runs: Path, verbosity: Verbosity, cluster: Cluster | None = None
+    config: StudyConfig,
+    runs: Path,
+    verbosity: Verbosity,
+    cluster: Cluster | None = None,
+    parent: Study | None = None,
 ) -> tuple[Study, StudyImages]:
     """Load the data and make the study's folder, `runs/<study>`.
 
@@ -53,10 +52,12 @@ def new_study(
         runs: Folder of the studies.
         verbosity: How much is said of a download.
         cluster: Joined; all its nodes are looked at before anything is made. None for this machine.
+        parent: Study whose trials are evidence for this one; it is only read.
 
     Raises:
         DataError: The data cannot be had and no fallback is set.
-        StudyError: The folder is taken, or the store of the checkpoints cannot be used.
+        StudyError: The folder is taken, or the store of the checkpoints cannot be used, or no trial
+            of the parent is comparable.
         ValueError: A trial asks for more than there is, or a node of the cluster is not fit.
     """
     slots_of(config.resources, cluster)  # refuses what is not there
@@ -64,6 +65,7 @@ def new_study(
     check_place(config)
     with download_progress(verbosity) as progress:
         config, images, substitution = settle_source(config, progress)
+    lineage = None if parent is None else _inherit(parent, config, images, verbosity)
     if cluster is not None:
         check_nodes(cluster, config, images, runs)
     need = need_of(config, images.everything, cluster)
@@ -75,9 +77,24 @@ def new_study(
         if verbosity != "quiet":
             sys.stderr.write(f"{need}; so each has {slots.gpus:g} of a GPU\n")
     study = create(
-        config, runs / config.study, facts=facts, environment=describe_environment(CHECKOUT)
+        config,
+        runs / config.study,
+        facts=facts,
+        environment=describe_environment(CHECKOUT),
+        lineage=lineage,
     )
     return study, images
+
+
+def _inherit(
+    parent: Study, config: StudyConfig, images: StudyImages, verbosity: Verbosity
+) -> Lineage:
+    from search.explain.child import bequeath, told
+
+    lineage = bequeath(parent, config, images.fingerprint)
+    if verbosity != "quiet":
+        sys.stderr.writelines(f"{line}\n" for line in told(lineage))
+    return lineage
 
 
 def reopen_images(study: Study) -> StudyImages:
@@ -166,7 +183,7 @@ def finish(study: Study, verbosity: Verbosity, cluster: Cluster | None = None) -
         else:
             evaluate_study(study)
         report_study(study)  # the answer is there, whatever happens to the export
-    if study.config.final.export and not _is_exported(study):
+    if study.config.final.export and not is_exported(study):
         export_study(study)
     study.set_state("finished")
     return report_study(study)
@@ -245,56 +262,8 @@ def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, 
 
 
 def export_study(study: Study, out_dir: Path | None = None) -> Path:
-    """Export the winner's first seed: chosen before the test set was opened, not by its result."""
-    metrics = final_metrics(study)
-    rows = [row for row in metrics.get("models", []) if row["group"] == "winner"]
-    if not rows:
-        raise StudyError(f"{study.name} has no retrained model; run `retrain {study.name}`")
-    row = rows[0]
-    path = study.folder / "final" / row["name"] / "model.safetensors"
-    facts = study.noted("data") or {}
-    provenance = {
-        "study": study.name,
-        "trial": metrics["winner_trial"],
-        "seed": row["seed"],
-        "model_sha256": row["model_sha256"],
-        "data": facts.get("name"),
-        "data_fingerprint": facts.get("fingerprint"),
-        "test_looks": len(study.record.looks()),
-        **(study.noted("environment") or {}),
-    }
-    if caution := data_caution(study):
-        provenance["caution"] = caution
-    images = reopen_images(study).everything
-    proof = as_tensors(images, "cpu")[0][:PROOF_IMAGES].numpy()
-    evaluation = row.get("test")
-    if evaluation is not None:
-        measured_on = f"{metrics['test_images']} test images of {facts.get('name')}"
-        evaluation = evaluation | {"measured_on": measured_on}
-    # Ours is remade from the same model, and replaced only by one that is proven.
-    place = out_dir or study.folder / "export.part"
-    if out_dir is None:
-        shutil.rmtree(place, ignore_errors=True)
-    with session(study, "export"):
-        export_model(
-            load_model(path, "cpu"),
-            place,
-            proof_images=proof,
-            provenance=provenance,
-            evaluation=evaluation,
-        )
-    if out_dir is not None:
-        return out_dir
-    ours = study.folder / "export"
-    replace_folder(place, ours)
-    study.note("exported", row["model_sha256"])
-    return ours
-
-
-def _is_exported(study: Study) -> bool:
-    rows = [row for row in final_metrics(study)["models"] if row["group"] == "winner"]
-    there = (study.folder / "export" / "SHA256SUMS").is_file()
-    return there and bool(rows) and study.noted("exported") == rows[0]["model_sha256"]
+    """Export the winner's first seed, to the study's own folder or another; see `export_winner`."""
+    return export_winner(study, reopen_images(study).everything, out_dir)
 
 
 def report_study(study: Study) -> dict[str, Any]:

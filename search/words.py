@@ -70,6 +70,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
+def p_value(p: float) -> str:
+    """Return the p-value of a test: `0.034`, and `1.2e-08` where it is tiny."""
+    return f"{p:.2g}" if p >= 0.0001 else f"{p:.1e}"
+
+
 def plural(count: int, noun: str) -> str:
     """Return `1 epoch` or `3 epochs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -166,6 +166,37 @@ def patients(
 
 
 @pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, shape: ImageShape) -> Path:
+    """Return an export of a network of Fashion-MNIST's classes that has learned nothing."""
+    import numpy as np
+
+    from data.images import FASHION_CLASSES
+    from model.checkpoint import LoadedModel
+    from model.config import Configuration, NetworkConfig, TrainingConfig
+    from model.export import export_model
+    from model.train import Training
+
+    config = Configuration(
+        network=NetworkConfig(filters=(4,)), training=TrainingConfig(epochs=1, learning_rate=0.1)
+    )
+    training = Training.start(config, shape, [70.0], [80.0], 5, "cpu")
+    loaded = LoadedModel(
+        model=training.model.eval(),
+        configuration=config,
+        shape=shape,
+        classes=FASHION_CLASSES,
+        seed=5,
+        epoch=1,
+        metrics={},
+    )
+    proof = np.random.default_rng(0).integers(0, 256, (4, 1, 28, 28), dtype=np.uint8)
+    place = tmp_path_factory.mktemp("exported") / "export"
+    return export_model(
+        loaded, place, proof_images=proof, provenance={"study": "demo"}, evaluation=None
+    )
+
+
+@pytest.fixture(scope="session")
 def shape() -> ImageShape:
     """Return the shape of Fashion-MNIST's images."""
     return ImageShape(channels=1, height=28, width=28, num_classes=10)

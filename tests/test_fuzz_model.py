@@ -23,7 +23,7 @@ from model.checkpoint import load_checkpoint, load_model, save_checkpoint, save_
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.tensor_file import CheckpointError, read_tensors, write_tensors
 from model.train import Training, fit
-from search.final.predict import find_model, predict
+from search.handover.predict import find_model, predict
 from search.record.study import StudyError
 
 pytestmark = [LIMIT, pytest.mark.usefixtures("one_thread")]

@@ -24,7 +24,7 @@ from search.record.storage import engine_of
 from search.record.study import StorageError, StudyError, open_study
 from search.report.facts import gather
 from search.screen.result import build_result, summarise
-from search.screen.summary import status_table, studies_table
+from search.screen.status import status_table, studies_table
 
 pytestmark = [LIMIT, pytest.mark.usefixtures("one_thread")]
 

@@ -32,6 +32,7 @@ ROOMS = (
     "screen",
     "plan",
     "final",
+    "handover",
     "report",
     "care",
 )

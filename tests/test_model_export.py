@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from PIL import Image
 
+from data.folder import read_image
 from data.images import ImageShape
+from model.batch import MAPS_BYTES
 from model.checkpoint import LoadedModel, load_model
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.evaluate import evaluate_logits, predict_logits
 from model.export import ExportError, export_model
+from model.exported import open_export
+from model.latency import measure_latency
 from model.proof import prove
+from model.seal import Look
 from model.train import Training
 
+CHECKOUT = Path(__file__).parent.parent
 SHAPE = ImageShape(channels=1, height=12, width=12, num_classes=3)
 CLASSES = ("T-shirt | top", "bag", "boot")
 
@@ -68,17 +76,27 @@ def exported(
         proof_images=images,
         provenance={"study": "demo", "versions": {"torch": torch.__version__}},
         evaluation=evaluation | {"measured_on": "Measured once on the test set"},
+        proof_labels=labels,
+        looks=[
+            Look(at="2026-01-02 03:04:05", reason="final", broke_seal=False, showed=True),
+            Look(at="2026-01-03 03:04:05", reason="a | slip", broke_seal=True, showed=True),
+        ],
+        threads=1,
     )
 
 
 def test_the_folder_is_whole_and_its_sums_are_right(exported: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == [
         "SHA256SUMS",
+        "example.py",
         "labels.json",
         "model.onnx",
         "model.pt2",
         "model.safetensors",
+        "model_card.json",
         "model_card.md",
+        "preprocessing.json",
+        "requirements.txt",
     ]
     for line in (exported / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
@@ -139,6 +157,9 @@ def test_the_card_states_what_was_measured_and_where_it_ends(exported: Path) -> 
         "| study | demo |",
         "| `model.onnx` | onnxruntime",
         "Its most frequent mistake:",
+        "| Test images | opened 2 times, the seal was broken |",
+        "**The seal was broken**",
+        "| 2026-01-03 03:04:05 | a \\| slip | yes | yes |",
         "MIT licence",
     ):
         assert text in card
@@ -146,6 +167,138 @@ def test_the_card_states_what_was_measured_and_where_it_ends(exported: Path) -> 
     for table in re.findall(r"(?:^\|.*\n)+", card, flags=re.MULTILINE):
         cells = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
         assert len(cells) == 1
+
+
+def test_the_card_says_how_long_batches_of_four_sizes_take(exported: Path) -> None:
+    card = (exported / "model_card.md").read_text(encoding="utf-8")
+    facts = json.loads((exported / "model_card.json").read_text())
+    latency = facts["latency"]
+    assert latency["threads"] == 1
+    assert f"{latency['runtime']} on the CPU, 1 thread," in card
+    assert [row["batch"] for row in latency["batches"]] == [1, 8, 64, 256]
+    for row in latency["batches"]:
+        assert 0 < row["median_ms"] <= row["p90_ms"]
+        assert row["runs"] >= 5
+        assert f"| {row['batch']} | {row['median_ms']:.2f} ms | {row['p90_ms']:.2f} ms |" in card
+
+
+def test_batches_that_no_memory_holds_are_not_timed(exported: Path) -> None:
+    timed = measure_latency(
+        exported / "model.onnx", SHAPE, bytes_each=MAPS_BYTES // 8, threads=1, seconds=0.0
+    )
+    assert [row.batch for row in timed.batches] == [1, 8]
+    assert [row.runs for row in timed.batches] == [5, 5]
+
+
+def test_the_card_for_programs_has_the_accuracy_by_onnx_and_every_look(
+    exported: Path, loaded: LoadedModel, images: NDArray[np.uint8]
+) -> None:
+    facts = json.loads((exported / "model_card.json").read_text())
+    right = predict_logits(loaded.model, torch.tensor(images)).argmax(1) == np.arange(20) % 3
+    assert [proof["program"] for proof in facts["proofs"]] == ["model.onnx", "model.pt2"]
+    assert {proof["accuracy"] for proof in facts["proofs"]} == {right.mean()}
+    assert [look["broke_seal"] for look in facts["looks"]] == [False, True]
+    assert facts["configuration"] == loaded.configuration.to_dict()
+
+
+def test_what_a_picture_must_be_is_said_for_programs(exported: Path) -> None:
+    said = json.loads((exported / "preprocessing.json").read_text())
+    assert said["input"]["shape"] == ["N", 1, 12, 12]
+    assert (said["input"]["dtype"], said["input"]["range"]) == ("float32", [0, 255])
+    assert said["normalisation"]["mean"] == [80.0]
+    assert said["ground"] is None  # these classes are not Fashion-MNIST's
+
+
+def test_the_example_is_short() -> None:
+    lines = (CHECKOUT / "model" / "example.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) for line in lines) <= 25
+
+
+def test_the_example_reads_a_picture_as_the_study_does(
+    exported: Path, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(5)
+    for name, size in (("grey.png", (12, 12)), ("photo.png", (40, 31, 3)), ("cut.png", (9, 9, 4))):
+        Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / name)
+        pixels = torch.tensor(read_image(tmp_path / name, SHAPE)[None])
+        (live,) = predict_logits(loaded.model, pixels)
+        shown = example(exported, tmp_path / name)
+        assert shown.split("\t")[0] == CLASSES[live.argmax()]
+        share = np.exp(live.max()) / np.exp(live).sum()
+        assert float(shown.split("\t")[1]) == pytest.approx(share, abs=6e-5)
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_example_reads_csv_with_and_without_names_and_labels(
+    exported: Path,
+    images: NDArray[np.uint8],
+    loaded: LoadedModel,
+    tmp_path: Path,
+    header: bool,
+    labelled: bool,
+) -> None:
+    answers = predict_logits(loaded.model, torch.tensor(images)).argmax(1)
+    rows = images.reshape(20, -1)
+    names = [f"pixel{i}" for i in range(144)]
+    if labelled:
+        truth = np.where(np.arange(20) < 5, (answers + 1) % 3, answers)
+        rows, names = np.column_stack([truth, rows]), ["label", *names]
+    np.savetxt(
+        tmp_path / "i.csv", rows, "%d", ",", header=",".join(names) if header else "", comments=""
+    )
+    lines = example(exported, tmp_path / "i.csv").splitlines()
+    assert [line.split("\t")[0] for line in lines[:20]] == [CLASSES[k] for k in answers]
+    assert lines[20:] == (["accuracy 0.7500 of 20"] if labelled else [])
+
+
+def example(folder: Path, file: Path) -> str:
+    """Run the folder's example and return what it prints."""
+    command = [sys.executable, "-I", str(folder / "example.py"), str(file)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    return ran.stdout
+
+
+def test_an_export_opens_without_torch_and_answers_as_the_network(
+    exported: Path, loaded: LoadedModel, images: NDArray[np.uint8]
+) -> None:
+    opened = open_export(exported)
+    assert (opened.shape, opened.classes) == (SHAPE, CLASSES)
+    live = predict_logits(loaded.model, torch.tensor(images))
+    np.testing.assert_allclose(opened.logits(images), live, atol=1e-4)
+    script = "import sys, model.exported; print({'torch', 'ray', 'optuna'} & set(sys.modules))"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert (ran.stdout, ran.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.onnx", "flip", r"model\.onnx is not what was exported \(SHA-256"),
+        ("model_card.md", "flip", r"model_card\.md is not what was exported"),
+        ("model.onnx", "gone", r"model\.onnx is missing; copy the whole export"),
+        ("SHA256SUMS", "gone", r"holds no export \(SHA256SUMS\)"),
+        ("SHA256SUMS", "flip", r"SHA256SUMS"),
+        ("model.pt2", "gone", None),  # not needed to answer
+    ],
+)
+def test_an_export_that_was_changed_is_not_opened(
+    exported: Path, tmp_path: Path, name: str, change: str, message: str | None
+) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    if change == "gone":
+        (copy / name).unlink()
+    else:
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(content)
+    if message is None:
+        assert open_export(copy).classes == CLASSES
+    else:
+        with pytest.raises(ExportError, match=message):
+            open_export(copy)
 
 
 def test_a_folder_that_holds_something_is_left_alone(

@@ -15,10 +15,11 @@ from rich.console import Console, RenderableType
 from data.images import ImageShape
 from model.train import EpochMetrics
 from search.drive.driver import Driver
-from search.record.final_metrics import write_metrics
+from search.record.final_metrics import read_metrics, write_metrics
 from search.record.study import Study, best_of
 from search.screen.result import summarise
-from search.screen.summary import status_table, studies_table, summary
+from search.screen.status import status_table, studies_table
+from search.screen.summary import outcome, summary
 
 MakeStudy = Callable[..., Study]
 FACTS = {"name": "fashion-mnist", "train_images": 54000, "validation_images": 6000}
@@ -137,7 +138,7 @@ def test_all_studies_have_a_line_and_a_broken_one_its_reason(
 def test_the_summary_gives_the_answer_and_where_everything_is(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "Test     not measured" in drawn(summary(study))
+    assert re.search(r"Test +not measured: there are no retrained models", drawn(summary(study)))
     finish(study)
     (study.folder / "report.html").touch()
     monkeypatch.chdir(study.folder.parent)
@@ -167,6 +168,97 @@ def test_the_summary_gives_the_answer_and_where_everything_is(
     assert "2 looks at the test set; the seal was BROKEN" in drawn(summary(study))
 
 
+def race(study: Study, *, ended: str) -> None:
+    """Note a race of two finalists and a baseline, as `search.final.finalists` does."""
+    rows = [("t0003", 3, 0.81), ("t0004", 3, 0.17), ("seed-32", 2, None)]
+    candidates = [
+        {"name": name, "kind": "baseline" if "seed" in name else "finalist", "trial": name}
+        | {"parameters": 1000 * rounds, "epochs": 3, "search_value": 0.9234}
+        | {"values": [0.91] * rounds, "mean": 0.91 + rounds / 1000, "sd": 0.0021, "se": 0.0011}
+        | {"p_best": chance, "optimism": 0.004, "left_after": 2 if chance is None else None}
+        | {"why_left": "", "adjusted_mean": 0.91}
+        for name, rounds, chance in rows
+    ]
+    optimism = {"trial": "t0004", "search_value": 0.9234, "remeasured": 0.9187}
+    study.note(
+        "race",
+        {"candidates": candidates, "rounds": 3, "max_rounds": 5, "ended": ended}
+        | {"chosen": "t0003" if ended else None, "leader": "t0004", "reason": "it is smaller"}
+        | {"optimism": optimism | {"optimism": 0.0047, "ci95": [-0.001, 0.0104]}},
+    )
+
+
+def test_the_summary_tells_the_race_the_paired_test_and_what_is_not_the_winner(
+    study: Study,
+) -> None:
+    finish(study)
+    race(study, ended="all rounds were done")
+    metrics = read_metrics(study.folder / "final")
+    metrics["comparison"] = {
+        "baseline": "seed-64-dropout",
+        "models": ["winner-s0", "seed-64-dropout-s0"],
+        "only_winner_right": 310,
+        "only_baseline_right": 190,
+        "p_value": 8.24e-8,
+        "difference": 0.012,
+        "ci95": [0.0075, 0.0164],
+    }
+    metrics["extras"] = [
+        {"name": "ensemble of 3 seeds", "kind": "ensemble", "test_accuracy": 0.9388}
+        | {"ci95": [0.934, 0.943]}
+    ]
+    metrics["winner_trial"] = "t0004"  # chosen by the race, though not the search's best
+    write_metrics(study.folder / "final", metrics)
+    text = drawn(summary(study))
+    for fact in (
+        r"Test +93\.12 %",
+        r"Paired +\+1\.20 points against seed-64-dropout, 95 % interval \+0\.75 to \+1\.64",
+        r"McNemar +p = 8\.2e-08: winner-s0 alone is right on 310 images,",
+        r"Not the winner: its answers averaged +Test +95 % interval",
+        r"ensemble of 3 seeds +93\.88 % +93\.40 to 94\.30",
+        r"Winner +t0004 \(sampler\), validation accuracy 89\.00 %",
+        r"Chosen +t0003: a race of 3, 3 rounds, P\(best\) 0\.81",
+        r"it is smaller",
+        r"Optimism +\+0\.47 points, 95 % interval -0\.10 to \+1\.04: the search saw 92\.34 %",
+    ):
+        assert re.search(fact, text), f"{fact}\n{text}"
+    assert text.index("Winner leads") < text.index("Not the winner") < text.index("Winner  ")
+
+
+def test_who_asked_for_quiet_is_told_the_outcome_on_one_line(study: Study) -> None:
+    assert outcome(study) == (
+        "shown: test accuracy not measured: there are no retrained models yet;"
+        " best validation accuracy 92.34 % by t0003"
+    )
+    finish(study)
+    assert outcome(study) == (
+        "shown: test accuracy 93.12 %, 95 % interval 92.62 to 93.62, by t0003;"
+        " 1 look at the test set"
+    )
+    study.note("data", FACTS | {"synthetic": True})
+    caution, _ = outcome(study).splitlines()
+    assert caution.startswith("CAUTION: synthetic images")
+
+
+def test_status_tells_the_stage_after_the_search_and_how_the_finalists_stand(study: Study) -> None:
+    study.set_state("searched")
+    race(study, ended="")
+    text = drawn(status_table(study))
+    assert "shown - searched " in text
+    session = study.sessions.start("race", host=platform.node(), pid=os.getpid())
+    text = drawn(status_table(study))
+    assert "shown - searched; racing the finalists " in text
+    assert "finalists - 3 rounds of at most 5 " in text
+    assert re.search(r"t0003 +3 +91\.30 % +0\.21 +0\.81 +92\.34 % +3,000", text), text
+    assert re.search(r"seed-32 +2 +91\.20 % +0\.21 +- +92\.34 % +2,000  left after", text), text
+    race(study, ended="all rounds were done")
+    study.sessions.end(session)
+    text = drawn(status_table(study))
+    assert "shown - searched " in text
+    assert "finalists - 3 rounds of at most 5, t0003 is chosen " in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
 def test_the_name_of_the_data_is_shown_as_it_is(study: Study) -> None:
     study.note("data", FACTS | {"name": "my [red]data[/]"})
     assert "my [red]data[/]: 54,000 images" in drawn(status_table(study))
@@ -176,8 +268,8 @@ def test_the_name_of_the_data_is_shown_as_it_is(study: Study) -> None:
 def test_data_that_are_not_what_was_asked_for_are_said_first(study: Study) -> None:
     study.note("data", FACTS | {"name": "synthetic", "synthetic": True})
     for table in (status_table, summary):
-        assert "CAUTION  synthetic images: the accuracies say nothing" in drawn(table(study))
+        assert re.search(r"CAUTION +synthetic images: the accuracies say", drawn(table(study)))
     study.note("substitution", "drawn images stand in for fashion-mnist: [no] internet")
     for table in (status_table, summary):
-        assert "CAUTION  not the data asked for: drawn images stand in" in drawn(table(study))
+        assert re.search(r"CAUTION +not the data asked for: drawn images", drawn(table(study)))
         assert "[no] internet" in drawn(table(study))

@@ -40,13 +40,18 @@ def load_config(
         if preset not in preset_names():
             raise ConfigError(f"no preset {preset!r}{nearest(preset, preset_names())}")
     assert path is not None
-    tree, lines = _read_file(path)
+    return load_text(_read_file(path), str(path), overrides=overrides)
+
+
+def load_text(text: str, name: str, *, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Check a study file's content, as `load_config` does; `name` is what errors call it."""
+    tree, lines = _parse(text, name)
     for override in overrides:
         _apply(tree, lines, override)
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(explain(error, tree, lines, str(path))) from None
+        raise ConfigError(explain(error, tree, lines, name)) from None
 
 
 def dump_config(config: StudyConfig) -> str:
@@ -54,7 +59,7 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
+def _read_file(path: Path) -> str:
     try:
         with open_plain(path) as file:
             raw = file.read(_MAX_BYTES + 1)
@@ -65,10 +70,13 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[Place, str]]:
             f"{path}: has more than the {_MAX_BYTES} bytes that a study file may have"
         )
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    tree, lines = parse(text, str(path), numbered=True)
+
+
+def _parse(text: str, path: str) -> tuple[dict[str, Any], dict[Place, str]]:
+    tree, lines = parse(text, path, numbered=True)
     if not isinstance(tree, dict):
         holds = "nothing" if tree is None else f"one {type(tree).__name__}"
         raise ConfigError(

@@ -10,11 +10,15 @@ from data.images import ImageShape
 from search.config.config import StudyConfig
 from search.config.feasible import given_again, given_trials, realiser
 from search.drive.strategy import Strategy
+from search.propose.inherited import Inherited
 from search.record.extension import Extension, as_begun
 
 
 def first_strategy(
-    config: StudyConfig, shape: ImageShape, extensions: Sequence[Extension]
+    config: StudyConfig,
+    shape: ImageShape,
+    extensions: Sequence[Extension],
+    inherited: Sequence[Inherited] = (),
 ) -> Strategy:
     """Return the strategy that a study was begun with, on a study in memory; nothing is told yet.
 
@@ -24,6 +28,7 @@ def first_strategy(
         config: The study's settings now.
         shape: Of the images.
         extensions: All that the study has had; the caller tells them in their turn.
+        inherited: What the study knows of earlier ones, by its own record.
     """
     begun = as_begun(config, extensions)
     memory = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="maximize")
@@ -33,6 +38,7 @@ def first_strategy(
         draw=begun.search_space().suggest,
         realise=realiser(begun, shape),
         given=given_trials(begun, shape),
+        inherited=inherited,
     )
 
 

@@ -24,6 +24,7 @@ from search.propose.ledger import Ledger
 from search.prune.assignment import Assignment, Observer, Verdict
 from search.prune.budget import Budget, worth
 from search.prune.ladder import Decision
+from search.record.lineage import inherited
 from search.record.study import Outcome, Study, trial_name
 from search.record.trial import trial_of
 
@@ -56,7 +57,7 @@ class Driver:
         config = study.config
         self._study, self._slots, self._clock = study, slots, clock
         self._ledger = Ledger(study.optuna, study.writing)
-        self._strategy = first_strategy(config, shape, study.extensions)
+        self._strategy = first_strategy(config, shape, study.extensions, inherited(study))
         self._budget = Budget(config.budget, share=share)
         self._regret = Regret(study, self._budget)
         self._failures = Failures(slots)

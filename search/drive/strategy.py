@@ -16,6 +16,7 @@ from search.config.config import StudyConfig
 from search.config.cube import Draw
 from search.config.feasible import Given, Realise
 from search.propose.evidence import Tuning
+from search.propose.inherited import Inherited
 from search.propose.ledger import Ledger
 from search.propose.sampler import Proposal, Proposer
 from search.prune.asha import Asha
@@ -35,6 +36,7 @@ class Strategy:
         realise: Realise,
         given: Sequence[Given] = (),
         tuning: Tuning | None = None,
+        inherited: Sequence[Inherited] = (),
     ) -> None:
         """Work on `study`, which is either empty or brought up to date by `judge` and `end`.
 
@@ -45,8 +47,10 @@ class Strategy:
             realise: What a point of the space stands for.
             given: Trials before the sampler's.
             tuning: Of the fidelity sampler, for experiments.
+            inherited: Trials of an earlier study: evidence for the sampler. Rungs hold trials of
+                this study alone.
         """
-        self.study, self._tuning = study, tuning
+        self.study, self._tuning, self._inherited = study, tuning, tuple(inherited)
         self._ledger = Ledger(study)
         self._scores: dict[int, dict[int, float]] = {}
         self.begin_chapter(config, draw=draw, realise=realise, given=given)
@@ -65,6 +69,7 @@ class Strategy:
             seed=config.seed,
             given=given,
             tuning=self._tuning,
+            inherited=self._inherited,
         )
 
     @property

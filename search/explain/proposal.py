@@ -8,6 +8,7 @@ from typing import Any
 from search.config.cube import Cube
 from search.explain.audit import value_at
 from search.propose.sampler import ASK_SECONDS
+from search.record.lineage import NOTED, inherited
 from search.record.study import Study, Trial, trial_name
 from search.words import percent, plural
 
@@ -71,6 +72,10 @@ def _point(study: Study, trial: Trial, origin: str, params: Mapping[str, Any]) -
     line = f"It is {origin} of the study file: points are tried after the baselines, as they are."
     if left:
         line += f" It leaves {_listed(left)} open; the sampler proposed {_them(left)}."
+    same = [one for one in inherited(study) if one.params == params and one.value is not None]
+    if same:
+        line += f" It is the configuration of {same[-1].name}, which reached"
+        line += f" {percent(same[-1].value)} there."
     return [line]
 
 
@@ -105,6 +110,8 @@ def _model(
 ) -> list[str]:
     level = plural(basis["level"], "epoch")
     rests = f"{plural(basis['observations'], 'trial')} with values, brought to the scale of {level}"
+    if earlier := basis.get("inherited"):
+        rests += f"; {earlier} of all these are trials of {_ancestors(study)}"
     if basis["untrainable"]:
         rests += f"; {basis['untrainable']} that could not be trained, as the worst there is"
     if basis["pending"]:
@@ -125,7 +132,12 @@ def _model(
 def _place(study: Study, basis: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     if basis["near"] is None:
         return "It lies anywhere in the space, not near one of the best trials."
-    parent = study.optuna.get_trials(deepcopy=False)[basis["near"]].params
+    if basis["near"] < 0:  # before the study's own trials stand those it knows of earlier studies
+        one = inherited(study)[basis["near"]]
+        parent, name = one.params, one.name
+    else:
+        name = trial_name(basis["near"])
+        parent = study.optuna.get_trials(deepcopy=False)[basis["near"]].params
     moved = [
         f"{name} {_short(params[name])} for {_short(parent[name])}"
         if name in parent
@@ -135,7 +147,7 @@ def _place(study: Study, basis: Mapping[str, Any], params: Mapping[str, Any]) ->
     ]
     others = len(moved) - _MOST_DIFFERENT
     told = "; ".join(moved[:_MOST_DIFFERENT]) + (f"; {others} more" if others > 0 else "")
-    return f"It was drawn near {trial_name(basis['near'])}, one of the best then: {told}."
+    return f"It was drawn near {name}, one of the best then: {told}."
 
 
 def _matters(study: Study, basis: Mapping[str, Any]) -> list[str]:
@@ -149,6 +161,11 @@ def _matters(study: Study, basis: Mapping[str, Any]) -> list[str]:
         f"To this model, accuracy changes fastest along {named} and slowest along {least}"
         f" ({scales[least]:.2g}); in brackets: length scales, in parts of the range."
     ]
+
+
+def _ancestors(study: Study) -> str:
+    names = (study.noted(NOTED) or {}).get("ancestors", ["an earlier study"])
+    return f"{names[0]} and before" if len(names) > 1 else str(names[0])
 
 
 def _listed(names: list[str]) -> str:

@@ -24,6 +24,7 @@ from search.prune.asha import LAST_STRETCH
 from search.prune.ladder import Decision
 from search.record.dataset import image_shape
 from search.record.extension import Extension, taken_back
+from search.record.lineage import NOTED, as_stored, digest
 from search.record.record import EventRow
 from search.record.study import Outcome, Study, trial_name
 
@@ -71,7 +72,9 @@ class _Walk:
         self._decisions: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for decision in study.record.decisions():
             self._decisions[decision["event"]].append(decision)
-        self._strategy = first_strategy(config, shape, study.extensions)
+        self._lineage = study.noted(NOTED) or {}
+        self._inherited = as_stored(study) if self._lineage else []
+        self._strategy = first_strategy(config, shape, study.extensions, self._inherited)
         self._study = self._strategy.study
         self._told: dict[int, dict[int, list[float | None]]] = {}
         """Of every trial: epoch -> the values told; the last one counts."""
@@ -88,6 +91,15 @@ class _Walk:
             "reopened": self._reopened,
             "extended": self._extended,
         }
+        if self._lineage and digest(self._inherited) != (noted := self._lineage.get("digest")):
+            what = f"the digest of the trials of {self._lineage.get('parent')}"
+            yield Difference(
+                trial="what it inherited",
+                event=None,
+                what=what,
+                stored=noted,
+                derived=digest(self._inherited),
+            )
         last = 0
         for event in self._events:
             if event.kind == "proposed" and event.trial >= len(self._stored):

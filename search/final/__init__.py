@@ -1,1 +1,1 @@
-"""After the last trial: retraining, the look at the test set, predictions."""
+"""After the last trial: the race of the finalists, retraining, the look at the test set."""

@@ -18,21 +18,17 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 from threadpoolctl import ThreadpoolController
 
-from search.config.axis import Axis
 from search.config.cube import Cube, Draw
 from search.propose.evidence import Evidence, Tuning, curve_of, gather, trials_since_best
+from search.propose.inherited import UNTRAINABLE as UNTRAINABLE
+from search.propose.inherited import distribution
 from search.propose.surrogate import Hyperparameters, Surrogate, expected_improvement, fit, short
 from search.seeds import derive_seed
 
@@ -40,9 +36,9 @@ Vector = NDArray[np.float64]
 
 BASIS = "proposal"
 """Trial attribute: what a proposal was based on. The next one starts from its length scales."""
-UNTRAINABLE = "untrainable"
-"""Trial attribute: its loss was not finite, or it needs more memory than there is. Such a trial
-counts as the worst there is."""
+_FIRST_CLIMB = 10
+"""Times as many steps for the first model on evidence of an earlier study: no proposal before it
+has climbed any."""
 
 Refuse = Callable[[Mapping[str, Any]], str]
 """Returns why a point cannot be proposed, or an empty string."""
@@ -73,6 +69,7 @@ class FidelitySampler(BaseSampler):
         seed: int,
         refuse: Refuse = lambda values: "",
         tuning: Tuning | None = None,
+        inherited: Sequence[FrozenTrial] = (),
     ) -> None:
         """Propose points of a define-by-run space.
 
@@ -83,6 +80,8 @@ class FidelitySampler(BaseSampler):
             seed: The study's seed.
             refuse: Says why a point is not to be proposed, such as a network over the limits.
             tuning: How it works; the default is for real studies.
+            inherited: Trials of an earlier study, see `search.propose.inherited`: evidence from
+                the first proposal on, and as many trials fewer to start with.
         """
         self.cube = Cube(draw)
         self.basis: dict[str, Any] = {}
@@ -92,13 +91,14 @@ class FidelitySampler(BaseSampler):
         self._seed = seed
         self._refuse = refuse
         self._tuning = tuning or Tuning()
+        self._inherited = list(inherited)
         self._known: dict[int, _Seen] = {}
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return every parameter of the space: all are proposed together."""
-        return {name: _distribution(axis) for name, axis in self.cube.axes.items()}
+        return {name: distribution(axis) for name, axis in self.cube.axes.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -108,14 +108,16 @@ class FidelitySampler(BaseSampler):
         rng = random.Random(derive_seed(self._seed, "sampler", number))
         others = study.get_trials(deepcopy=False)[:number]
         modelled = [t for t in others if t.params]
-        if len(modelled) < max(1, self._startup):
+        if len(self._inherited) + len(modelled) < max(1, self._startup):
             return self._start(len(modelled), rng)
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
-        stale = trials_since_best([self._seen(trial, sign).best for trial in modelled])
+        # Of this study's own trials: how long an earlier one went on without a better is not ours.
+        bests = [self._seen(trial, sign).best for trial in modelled]
+        stale = trials_since_best(bests) if bests else 0
         doubt = stale / (stale + self._tuning.patience)
         if rng.random() < self._tuning.random_share + self._tuning.stale_share * doubt:
             return self._anywhere("exploration", rng)
-        evidence = self._evidence(modelled, sign, rng)
+        evidence = self._evidence([*self._inherited, *modelled], sign, rng)
         if evidence is None or len(evidence.values) < 3:
             return self._anywhere("nothing observed yet", rng)
         # One thread: the matrices are small, the cores belong to the trials, and how the work is
@@ -182,9 +184,13 @@ class FidelitySampler(BaseSampler):
         tuning = self._tuning
         middle, spread = float(evidence.values.mean()), float(evidence.values.std()) + 1e-12
         values, noise = (evidence.values - middle) / spread, evidence.variances / spread**2
-        start = _last_hyperparameters(others, self.cube.width)
-        points = np.array([self._seen(others[number], sign).point for number in evidence.numbers])
-        surrogate = fit(points, values, noise, start, steps=tuning.climb, rng=rng)
+        known = {trial.number: trial for trial in (*self._inherited, *others)}
+        last = _last_hyperparameters(others, self.cube.width)
+        start = last or Hyperparameters.start(self.cube.width)
+        first = bool(self._inherited) and last is None
+        steps = tuning.climb * (_FIRST_CLIMB if first else 1)
+        points = np.array([self._seen(known[number], sign).point for number in evidence.numbers])
+        surrogate = fit(points, values, noise, start, steps=steps, rng=rng)
         pending = [
             trial
             for trial in others
@@ -201,13 +207,14 @@ class FidelitySampler(BaseSampler):
         expected = surrogate.mean(points)
         best = float(expected.max())
         numbers = [*evidence.numbers, *(trial.number for trial in pending)]
-        ranked = [others[numbers[row]] for row in np.argsort(-expected, kind="stable")]
+        ranked = [known[numbers[row]] for row in np.argsort(-expected, kind="stable")]
         drawn, parents = self._candidates(ranked[: tuning.parents], surrogate, rng)
         vectors = np.array([self.cube.encode(point) for point in drawn])
         mean, deviation = surrogate.mean_and_deviation(vectors)
         improvement = expected_improvement(mean, deviation, best)
         order = [int(row) for row in np.argsort(-improvement, kind="stable")]
-        tried = {point.tobytes() for point in points}  # again only where nothing else is left
+        # Again only where nothing else is left; what an earlier study tried is not ours yet.
+        tried = {p.tobytes() for p, number in zip(points, numbers, strict=True) if number >= 0}
         order.sort(key=lambda row: vectors[row].tobytes() in tried)
         row = next((row for row in order if not self._refuse(drawn[row])), None)
         if row is None:
@@ -227,6 +234,8 @@ class FidelitySampler(BaseSampler):
             "lengthscales": list(hyper.lengthscales),
             "noise": hyper.noise,
         }
+        if self._inherited:
+            self.basis["inherited"] = sum(number < 0 for number in evidence.numbers)
         return drawn[row]
 
     def _candidates(
@@ -270,20 +279,11 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()  # looking for the libraries takes longer than a proposal
 
 
-def _last_hyperparameters(trials: Sequence[FrozenTrial], width: int) -> Hyperparameters:
+def _last_hyperparameters(trials: Sequence[FrozenTrial], width: int) -> Hyperparameters | None:
     for trial in reversed(trials):
         basis = trial.user_attrs.get(BASIS, {})
         if len(basis.get("lengthscales", ())) == width:
             return Hyperparameters(
                 lengthscales=tuple(basis["lengthscales"]), noise=float(basis["noise"])
             )
-    return Hyperparameters.start(width)
-
-
-def _distribution(axis: Axis) -> BaseDistribution:
-    if axis.choices:
-        return CategoricalDistribution(axis.choices)
-    if axis.whole:
-        step = int(axis.step or 1)
-        return IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=step)
-    return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,6 +25,7 @@ from search.config.cube import Draw
 from search.config.feasible import Given, Realise, Realised
 from search.propose.evidence import Tuning
 from search.propose.fidelity_sampler import BASIS, FidelitySampler
+from search.propose.inherited import Inherited, as_trials
 from search.propose.ledger import Ledger
 from search.seeds import derive_seed
 
@@ -64,16 +65,21 @@ class Proposer:
         seed: int,
         given: Sequence[Given] = (),
         tuning: Tuning | None = None,
+        inherited: Sequence[Inherited] = (),
     ) -> None:
         """Propose points of the space that `draw` asks for, the trials of `given` first.
 
-        Trials that the study holds already count as earlier ones.
+        Trials that the study holds already count as earlier ones; those that are `inherited` are
+        evidence, and no trials of it.
         """
         self.study, self._section = study, section
         self._ledger = Ledger(study)
         self._draw, self._realise = draw, realise
         first = len(study.get_trials(deepcopy=False))
+        if inherited:  # else a child of its parent's seed would draw what that has drawn
+            seed = derive_seed(seed, "child", len(inherited))
         self._given, self._seed = dict(enumerate(given, start=first)), seed
+        self._inherited = as_trials(inherited, draw, max_epochs=max(levels, default=1))
         self._sampler = self._make(seed, levels, tuning)
         self._keys: dict[str, int] = {}
         """Configuration -> the first trial that has it."""
@@ -124,7 +130,9 @@ class Proposer:
                 sampler = RandomSampler(seed=derive_seed(self._seed, "random", number))
                 if given.origin == "sampler":
                     notes["origin"] = "sampler, at random"
-            draft = _Draft(self.study, sampler, number, given.values)
+            # The fidelity sampler has been given what is inherited.
+            inherited = () if isinstance(sampler, FidelitySampler) else self._inherited
+            draft = _Draft(self.study, sampler, number, given.values, inherited)
             values = dict(self._draw(draft))
             realised = self._realise(values)
             twin = self._keys.get(realised.key)
@@ -168,6 +176,7 @@ class Proposer:
                 seed=seed,
                 refuse=self._refuse,
                 tuning=tuning,
+                inherited=self._inherited,
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -190,6 +199,7 @@ class _Draft:
         sampler: BaseSampler,
         number: int,
         fixed: Mapping[str, Any],
+        inherited: Sequence[FrozenTrial] = (),
     ) -> None:
         self._sampler, self._fixed = sampler, fixed
         self.distributions: dict[str, BaseDistribution] = {}
@@ -207,7 +217,9 @@ class _Draft:
             trial_id=-1,
         )
         self._study = copy.copy(study)
-        self._study._storage = _Unwritten(study._storage)  # type: ignore[assignment]
+        self._study._storage = _Unwritten(study._storage, inherited)  # type: ignore[assignment]
+        if inherited:  # what Optuna has cached for the study does not hold them
+            self._study._thread_local = type(study._thread_local)()
         space = sampler.infer_relative_search_space(self._study, self._frozen)
         self._relative = sampler.sample_relative(self._study, self._frozen, space)
 
@@ -236,13 +248,21 @@ class _Unwritten:
     """A storage that drops what a sampler notes on a trial which is not in it yet.
 
     TPE notes the parameters of running trials for others to see; ours are written with the trial.
+    Trials that are inherited stand before the study's own.
     """
 
-    def __init__(self, storage: Any) -> None:
-        self._storage = storage
+    def __init__(self, storage: Any, inherited: Sequence[FrozenTrial] = ()) -> None:
+        self._storage, self._inherited = storage, inherited
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return all trials, those of an earlier study first."""
+        own: list[FrozenTrial] = self._storage.get_all_trials(study_id, deepcopy, states)
+        return [t for t in self._inherited if states is None or t.state in states] + own
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write nothing."""

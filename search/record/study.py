@@ -23,6 +23,8 @@ from optuna.trial import FrozenTrial
 from search.config.config import StudyConfig
 from search.config.config_file import ConfigError, dump_config, load_config
 from search.record.extension import as_extended, extensions
+from search.record.lineage import Lineage
+from search.record.lineage import write as write_lineage
 from search.record.record import EpochRow, Record
 from search.record.sessions import Sessions
 from search.record.sound_trials import sound
@@ -145,9 +147,16 @@ class Study:
 
 
 def create(
-    config: StudyConfig, folder: Path, *, facts: Mapping[str, Any], environment: Mapping[str, str]
+    config: StudyConfig,
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    environment: Mapping[str, str],
+    lineage: Lineage | None = None,
 ) -> Study:
     """Make the folder and the database of a new study. Its configuration is settled: no `auto`.
+
+    `lineage` is what it keeps of a parent.
 
     Raises:
         StudyError: The folder exists and is not empty, or cannot be made, or its database cannot.
@@ -169,6 +178,8 @@ def create(
         opened.note("environment", dict(environment))
         for key, value in facts.items():
             opened.note(key, value)
+        if lineage is not None:
+            write_lineage(opened, lineage)
         opened.set_state("created")
         opened.note("format", FORMAT)
         # Last: nobody opens a study without it, and an opened database would be completed.

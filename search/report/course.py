@@ -25,22 +25,32 @@ _DASHES = ("dash", "dot", "dashdot", "longdash")
 def course_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures of the search's course that have data, by name."""
     found = {
-        "curves": _curves(facts["trials"], facts["best"]),
+        "curves": _curves(facts["trials"], facts["best"], facts["winner"]),
         "timeline": _timeline(facts["bars"], facts["joins"]),
     }
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _curves(trials: Sequence[Trial], best: Trial | None) -> Figure | None:
+def _curves(trials: Sequence[Trial], best: Trial | None, winner: Trial | None) -> Figure | None:
     scored = [trial for trial in trials if trial.value is not None]
     if not scored:
         return None
-    number = None if best is None else best.number
-    others = [trial for trial in scored if trial.number != number]
+    bold = [
+        (trial, name, colour, width)
+        for trial, name, colour, width in (
+            (best, "best of the search", "var(--ink)", 2.5),
+            (winner, "chosen", "var(--best)", 4),
+        )
+        if trial is not None
+    ]
+    if best is not None and (winner is None or winner.number == best.number):
+        bold = [(best, "best", "var(--best)", 4)]
+    numbers = {trial.number for trial, *_ in bold}
+    others = [trial for trial in scored if trial.number not in numbers]
     baselines = [trial for trial in others if trial.origin.startswith("baseline")]
     data = []
     for outcome, name, width, opacity in (
-        ("pruned", "pruned", 1.0, 0.6),
+        ("pruned", "pruned", 1.2, 0.75),
         ("infeasible", "infeasible", 1.0, 0.8),
         ("failed", "failed", 1.0, 0.8),
         ("running", "running", 1.4, 0.9),
@@ -51,8 +61,8 @@ def _curves(trials: Sequence[Trial], best: Trial | None) -> Figure | None:
     for index, trial in enumerate(baselines):
         dash = _DASHES[index % len(_DASHES)]
         data.append(_lines([trial], trial.origin, "var(--baseline)", width=2, size=6, dash=dash))
-    if best is not None:
-        data.append(_lines([best], f"best: {best.name}", "var(--best)", width=4, size=9))
+    for trial, name, colour, thick in bold:
+        data.append(_lines([trial], f"{name}: {trial.name}", colour, width=thick, size=9))
     values = [100 * row.val_accuracy for t in scored for row in t.epochs if row.val_accuracy]
     bounds, below = frame(values)
     layout: Figure = {

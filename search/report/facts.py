@@ -6,11 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.explain.workload import workloads
-from search.record.study import UNSEARCHED, Study, Trial, best_of, trial_name
+from search.record.study import UNSEARCHED, Study, Trial, best_of
+from search.report.answer import answer_facts
 from search.report.audit import audit_facts
+from search.report.classes import class_facts
+from search.report.commands import command_facts
+from search.report.lineage import lineage_facts
 from search.report.proposals import proposal_facts
+from search.report.race import race_facts
 from search.report.rungs import rung_facts
+from search.report.seal import seal_facts
 from search.report.space import Axis, Point, axes, importance, space_points
+from search.report.timeline import timeline
 from search.screen.result import build_result, final_metrics
 
 _DATA = (
@@ -29,7 +36,11 @@ MOST_FAILURES = 60
 
 
 def gather(study: Study) -> dict[str, Any]:
-    """Return every fact of the report; those of a stage that has not been reached are empty."""
+    """Return every fact of the report; those of a stage that has not been reached are empty.
+
+    Raises:
+        StudyError: Images that were kept for the report are damaged.
+    """
     trials = study.trials()
     best = best_of(trials)
     metrics = final_metrics(study)
@@ -40,11 +51,10 @@ def gather(study: Study) -> dict[str, Any]:
     points = space_points(study, trials)
     dimensions = axes(study, points)
     shares, remark = importance(study)
-    answer = _answer(result, trials, metrics)
     comparable = data["name"] == "fashion-mnist" and not data["synthetic"] and not substitution
-    bars, joins = _timeline(study)
-    looks = study.record.looks()
-    return {
+    bars, joins = timeline(study)
+    ordered = _in_order(trials)
+    facts = {
         "study": study.name,
         "state": study.state,
         "config": study.config,
@@ -53,10 +63,13 @@ def gather(study: Study) -> dict[str, Any]:
         "banner": _banner(data, substitution),
         "comparable": comparable,
         "trials": trials,
+        "ordered": ordered,
         "best": best,
-        "answer": answer,
-        "verdict": _verdict(answer, comparable),
-        "leaderboard": [t for t in _in_order(trials) if t.value is not None],
+        **answer_facts(result, trials, metrics, comparable=comparable),
+        **race_facts(study),
+        **lineage_facts(result),
+        **seal_facts(study),
+        "leaderboard": [t for t in ordered if t.value is not None],
         "summaries": {t.number: describe(t.configuration) for t in trials},
         **rung_facts(study, trials),
         **audit_facts(study, trials),
@@ -74,12 +87,12 @@ def gather(study: Study) -> dict[str, Any]:
         "lost": [a for a in study.record.attempts() if a["outcome"] == "lost"],
         "models": models,
         "evaluation": models[0]["test"] if models else None,
-        "confusions": _confusions(models[0]["test"] if models else None),
-        "overtaken": _overtaken(metrics, best),
-        "looks": looks,
+        **class_facts(study, models[0] if models else None),
         "environment": study.noted("environment") or {},
-        "next_step": _next_step(study, best, models, looks),
     }
+    facts["overtaken"] = _overtaken(facts)
+    facts["next_step"] = _next_step(study, facts)
+    return facts | command_facts(study, facts)
 
 
 def describe(configuration: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -121,51 +134,6 @@ def _banner(data: Mapping[str, Any], substitution: str) -> str:
     )
 
 
-def _answer(
-    result: Mapping[str, Any], trials: Sequence[Trial], metrics: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the winner and the baselines as rows, from the group's summary and its trial."""
-    groups = metrics.get("groups", {})
-    rows = []
-    if result["final"] is not None:
-        rows.append(result["final"] | {"name": "winner", "kind": "winner", "published": None})
-    for baseline in result["baselines"]:
-        published = {"published": baseline["published_test_accuracy"]}
-        rows.append(baseline | {"kind": "baseline"} | published)
-    trial_of = {trial.origin: trial for trial in trials}
-    winner = next((t for t in trials if t.name == metrics.get("winner_trial")), None)
-    for row in rows:
-        baseline_trial = trial_of.get(f"baseline {row['name']}")
-        trial = winner if row["kind"] == "winner" else baseline_trial
-        row["trial"] = trial.name if trial else None
-        row["origin"] = trial.origin if trial else ""
-        row["val_accuracy"] = trial.value if trial else None
-        row["parameters"] = trial.parameters if trial else None
-        row["multiply_adds"] = trial.multiply_adds if trial else None
-        row["accuracies"] = groups.get(row["name"], {}).get("test_accuracies", [])
-    return rows
-
-
-def _verdict(rows: Sequence[Mapping[str, Any]], comparable: bool) -> str:
-    measured = [row for row in rows if row["test_accuracy"] is not None]
-    rivals = [row for row in measured if row["kind"] == "baseline"]
-    if not rivals or len(rivals) == len(measured):
-        return ""
-    winner, rival = measured[0], max(rivals, key=lambda row: row["test_accuracy"])
-    if str(winner["origin"]).startswith("baseline "):
-        same = str(winner["origin"]).removeprefix("baseline ")
-        return f"The winner is the baseline {same} itself: the search found nothing better."
-    gap = 100 * (winner["test_accuracy"] - rival["test_accuracy"])
-    known = max(row["published"] or 0.0 for row in rivals)
-    apart = winner["ci95"][0] > rival["ci95"][1] or winner["ci95"][1] < rival["ci95"][0]
-    return (
-        f"{abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the best baseline"
-        f" ({rival['name']}, {100 * rival['test_accuracy']:.2f}%); the 95% intervals"
-        f" {'do not overlap' if apart else 'overlap'}."
-        + (f" The notebook published {100 * known:.1f}% for its best." if comparable else "")
-    )
-
-
 def _in_order(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (not trial.can_win, trial.merit))
 
@@ -184,83 +152,28 @@ def _edges(points: Sequence[Point], dimensions: Sequence[Axis], best: Trial | No
     return []
 
 
-def _timeline(study: Study) -> tuple[list[dict[str, Any]], list[float]]:
-    """Return a bar for each attempt, on a clock that stands still between sessions, and the joins.
-
-    A study that was resumed a week later shows its work, not the week.
-    """
-    sessions = [s for s in study.sessions.all() if s["stage"] == "search"]
-    attempts = sorted(study.record.attempts(), key=lambda a: float(a["started_at"]))
-    seen: dict[tuple[int, int], float] = {}
-    for row in study.record.epochs():
-        seen[row.trial, row.attempt] = max(row.at, seen.get((row.trial, row.attempt), 0.0))
-    if not attempts:
-        return [], []
-    ends = [
-        a["ended_at"] or seen.get((a["trial"], a["attempt"]), a["started_at"]) for a in attempts
-    ]
-    spans = [(s["started_at"], s["seen_at"]) for s in sessions]
-    spans = spans or [(attempts[0]["started_at"], max(ends))]
-
-    def clock(at: float) -> float:
-        return float(sum(max(0.0, min(at, end) - start) for start, end in spans))
-
-    bars = []
-    for attempt, end in zip(attempts, ends, strict=True):
-        start = clock(attempt["started_at"])
-        outcome = attempt["outcome"] or "running"
-        name = f"{trial_name(attempt['trial'])}, attempt {attempt['attempt']}: {outcome}"
-        after = f", from epoch {attempt['from_epoch']}" if attempt["from_epoch"] else ""
-        place = f"{attempt['node'] or 'not placed'} {attempt['pid'] or ''}".strip()
-        seconds = max(clock(end) - start, 0.0)
-        bars.append(
-            {
-                "trial": attempt["trial"],
-                "outcome": outcome,
-                "slot": place if len(place) <= 20 else f"{place[:8]}..{place[-10:]}",
-                "start": start,
-                "seconds": seconds,
-                "words": f"{name}{after}\n{seconds:.1f} s on {place}\n{attempt['reason'] or ''}",
-            }
-        )
-    return bars, [clock(end) for _, end in spans[:-1]]
-
-
-def _confusions(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the eight most frequent mistakes: true class, answer, images, share of the class."""
-    if evaluation is None:
-        return []
-    names = [score["name"] for score in evaluation["per_class"]]
-    pairs = [
-        {"true": names[i], "answer": names[j], "images": count, "share": count / sum(row)}
-        for i, row in enumerate(evaluation["confusion"])
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
-    return sorted(pairs, key=lambda pair: -pair["images"])[:8]
-
-
-def _overtaken(metrics: Mapping[str, Any], best: Trial | None) -> str:
-    winner = metrics.get("winner_trial")
-    if not winner or best is None or best.name == winner:
+def _overtaken(facts: Mapping[str, Any]) -> str:
+    """Say that a better trial came after the winner was chosen, where one did."""
+    winner, best, race = facts["winner"], facts["best"], facts["race"]
+    if winner is None or best is None or best.number == winner.number:
         return ""
-    return f"The retrained winner is {winner}; since then {best.name} has become the best trial."
+    if race and best.name in {row["trial"] for row in race["candidates"]}:
+        return ""  # it was raced, and another one was chosen
+    return (
+        f"The retrained winner is {winner.name}; since then {best.name} has become the best trial."
+    )
 
 
-def _next_step(
-    study: Study,
-    best: Trial | None,
-    models: Sequence[Mapping[str, Any]],
-    looks: Sequence[Mapping[str, Any]],
-) -> tuple[str, str]:
+def _next_step(study: Study, facts: Mapping[str, Any]) -> tuple[str, str]:
     """Return what is missing and the command that makes it; empty for a finished study."""
+    best, models = facts["best"], facts["models"]
     if not models and (study.state in UNSEARCHED or best is None):
         what = "The search has not ended" if best else "No trial has a value yet"
         return f"{what}; if it is not running now, go on with", f"resume {study.name}"
     if not models:
-        return "The best configuration has not been retrained yet", f"retrain {study.name}"
+        return "The best configurations have not been retrained yet", f"retrain {study.name}"
     if all(model["test"] is None for model in models):
-        seal = ' --break-seal "why it is opened again"' if looks else ""
+        seal = ' --break-seal "why it is opened again"' if facts["looks"] else ""
         what = "The retrained models have not met the test images yet"
         return what, f"evaluate {study.name}{seal}"
     return "", ""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.explain.importance import importance as importance
 from search.record.study import Study, Trial
 from search.report.course import COLOURS
 from search.report.figures import CROWD, Figure, escaped, frame, new_figure, points
@@ -93,32 +92,6 @@ def axes(study: Study, found: Sequence[Point]) -> list[Axis]:
     return axes
 
 
-def importance(study: Study) -> tuple[dict[str, float], str]:
-    """Return each parameter's share in reaching the best tenth (PED-ANOVA), and a remark.
-
-    Optuna's estimate over complete trials: Watanabe et al., arXiv:2304.10255. The remark says what
-    is uncertain, or why there are no shares.
-    """
-    complete = sum(trial.state.name == "COMPLETE" for trial in study.optuna.get_trials(False))
-    if complete < 2:
-        return {}, f"complete trials: {complete}, but at least 2 are needed"
-    from optuna.importance import get_param_importances  # seconds: it imports scikit-learn
-
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        try:
-            values = get_param_importances(study.optuna)
-        except (ValueError, RuntimeError) as error:
-            return {}, " ".join(str(error).split())
-    remarks = [" ".join(str(warning.message).split()).rstrip(".") for warning in said]
-    equal = [remark for remark in remarks if "will be equal" in remark]
-    if equal or not values:  # bars of one length would say something that is not known
-        return {}, (equal or ["no complete trial has a searched parameter"])[0]
-    unsure = {name for remark in remarks for name in re.findall("`(.+?)`", remark)}
-    remark = f"Uncertain, for lack of trials: {', '.join(sorted(unsure))}." if unsure else ""
-    return {name: float(value) for name, value in values.items()}, remark
-
-
 def space_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures about the space that have data, by name."""
     figures: dict[str, Figure] = {}
@@ -155,7 +128,7 @@ def _bars(values: Mapping[str, float]) -> Figure:
 def _slice(axis: Axis, found: Sequence[Point], best: Trial | None) -> Figure:
     here = [point for point in found if axis.name in point.params]
     data = []
-    for kind, size, opacity in (("pruned", 6, 0.55), ("complete", 7, 0.9), ("best", 11, 1.0)):
+    for kind, size, opacity in (("pruned", 6, 0.8), ("complete", 7, 0.9), ("best", 11, 1.0)):
         some = [point for point in here if _kind(point, best) == kind]
         places = [
             axis.choices.index(p.params[axis.name]) + 0.5 * (p.trial.number * 0.618 % 1 - 0.5)
@@ -216,7 +189,7 @@ def _parallel(found: Sequence[Point], along: Sequence[Axis], best: Trial | None)
         groups.items(),
         ("var(--stopped)", "var(--complete)", "var(--best)"),
         (1.0, 1.6, 3.5),
-        (0.45, 0.85, 1.0),
+        (0.6, 0.85, 1.0),
         strict=True,
     ):
         x: list[float | None] = []

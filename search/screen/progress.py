@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from rich.console import Console, RenderableType
 from rich.filesize import decimal
@@ -23,12 +23,14 @@ from rich.progress import (
     TextColumn,
     TransferSpeedColumn,
 )
-from rich.text import Text
 
 from search.prune.budget import describe
 from search.record.view import View
+from search.screen.lines import Verbosity, numbers, say
 from search.screen.screen import frame
-from search.screen.summary import status_table, studies_table, summary
+from search.screen.status import status_table, studies_table
+from search.screen.summary import outcome, summary
+from search.screen.trainings import RetrainScreen
 from search.words import (
     describe_network,
     one_line,
@@ -49,14 +51,13 @@ __all__ = [
     "Screen",
     "Verbosity",
     "download_progress",
+    "outcome",
     "status_table",
     "studies_table",
     "summary",
 ]
 
 _STOPPING = "stopping after the current epochs; Ctrl-C again stops at once"
-Verbosity = Literal["quiet", "normal", "verbose"]
-"""`quiet`: only how a search ended. `verbose`: every epoch has a line of its own."""
 
 
 class Screen:
@@ -82,10 +83,10 @@ class Screen:
             self._live.start()
             return self
         if self._view.caution:
-            _say(self._console, f"CAUTION: {self._view.caution}")
+            say(self._console, f"CAUTION: {self._view.caution}")
         if self._verbosity != "quiet":
             budget = describe(self._study.config.budget)
-            _say(self._console, f"{self._study.name}, {self._view.data}; budget: {budget}")
+            say(self._console, f"{self._study.name}, {self._view.data}; budget: {budget}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,7 +97,7 @@ class Screen:
             if self._live is not None:
                 self._live.stop()
         if self._live is None:
-            _say(self._console, _ending(self._view, self._state))
+            say(self._console, _ending(self._view, self._state))
 
     def started(self, assignment: Assignment, origin: str) -> None:
         """Note that a trial was handed out."""
@@ -120,7 +121,7 @@ class Screen:
         name = self._view.trials[trial].name
         if self._verbosity == "verbose":
             total = self._study.config.max_epochs
-            self._tell(f"{name} {_numbers(metrics, total)}", always=True)
+            self._tell(f"{name} {numbers(metrics, total)}", always=True)
         if decision is not None and decision.action == "continue":
             self._tell(f"{name} passes a rung with {percent(decision.value)}: {decision.reason}")
 
@@ -157,7 +158,7 @@ class Screen:
 
     def _tell(self, text: str, *, always: bool = False) -> None:
         if self._verbosity != "quiet" and (always or self._live is None):
-            _say(self._console, text)
+            say(self._console, text)
 
     def _frame(self) -> RenderableType:
         # Room at the right: what is typed, such as ^C, must not wrap and push the frame down.
@@ -170,53 +171,6 @@ class Screen:
                 width=width,
                 height=height if self._state in ("searching", _STOPPING) else None,
             )
-
-
-class RetrainScreen:
-    """Shows a retrain: one bar a model in a terminal, one line a finished model elsewhere."""
-
-    def __init__(
-        self,
-        *,
-        verbosity: Verbosity = "normal",
-        what: str = "final models",
-        console: Console | None = None,
-    ) -> None:
-        """Prepare; enter it around the trainings and call it for every epoch."""
-        self._verbosity = verbosity
-        self._console = console or Console(stderr=True)
-        self._bars = _bars(
-            self._console, BarColumn(24), TextColumn("{task.fields[note]}", markup=False)
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        if self._shows_bars:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shows_bars:
-            self._bars.stop()
-
-    def __call__(self, name: str, epochs: int, metrics: EpochMetrics) -> None:
-        """Note an epoch of the model `name`, which is trained for `epochs`."""
-        if self._shows_bars:
-            left = (epochs - metrics.epoch) * metrics.seconds
-            note = f"{metrics.epoch}/{epochs}  train {percent(metrics.train_accuracy)}"
-            note += f"  {metrics.images_per_second:,.0f} images/s"
-            note += f"  {span(left)} left" if metrics.epoch < epochs else "  done"
-            if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=epochs, note="")
-            self._bars.update(self._tasks[name], completed=metrics.epoch, note=note)
-        if self._verbosity == "verbose":
-            _say(self._console, f"{name} {_numbers(metrics, epochs)}")
-        elif self._verbosity == "normal" and not self._shows_bars and metrics.epoch == epochs:
-            _say(self._console, f"{name} retrained, {_numbers(metrics, epochs)}")
-
-    @property
-    def _shows_bars(self) -> bool:
-        return self._verbosity != "quiet" and self._console.is_interactive
 
 
 @contextmanager
@@ -242,10 +196,10 @@ def download_progress(
             bars.update(tasks[file], completed=done)
         elif file not in tasks:
             tasks[file] = None
-            _say(console, f"downloading {file}, {decimal(total)}")
+            say(console, f"downloading {file}, {decimal(total)}")
         elif done >= total and file not in finished:
             finished.add(file)
-            _say(console, f"downloaded {file}")
+            say(console, f"downloaded {file}")
 
     try:
         yield show
@@ -258,20 +212,6 @@ def _bars(console: Console, *columns: ProgressColumn) -> Progress:
     name = TextColumn("{task.description}", markup=False)
     bar = BarColumn(24, complete_style="cyan", finished_style="cyan")
     return Progress(name, bar, *columns, console=console, refresh_per_second=2)
-
-
-def _say(console: Console, text: str) -> None:
-    # A log may be read days later; in a terminal the hour is enough.
-    now = time.strftime("%H:%M:%S" if console.is_terminal else "%Y-%m-%d %H:%M:%S")
-    console.print(Text(f"{now} {one_line(text)}"), soft_wrap=True)
-
-
-def _numbers(metrics: EpochMetrics, epochs: int) -> str:
-    text = f"epoch {metrics.epoch}/{epochs}: "
-    if metrics.val_accuracy is not None and metrics.val_loss is not None:
-        text += f"validation {percent(metrics.val_accuracy)}, loss {metrics.val_loss:.4f}; "
-    text += f"training {percent(metrics.train_accuracy)}, loss {metrics.train_loss:.4f}; "
-    return f"{text}{metrics.images_per_second:,.0f} images/s"
 
 
 def _ending(view: View, state: str) -> str:

@@ -93,7 +93,7 @@ def _budget(view: View, now: float) -> list[RenderableType]:
     rows: list[RenderableType] = []
     for use in view.budget(now):
         row = Table.grid(padding=(0, 2, 0, 0))
-        row.add_row(_bar(use.share, 1.0, _BAR), use.text)
+        row.add_row(bar(use.share, 1.0, _BAR), use.text)
         rows.append(row)
     return rows
 
@@ -138,10 +138,11 @@ def _ladder(view: View) -> Table:
 
 def _share(part: int, whole: int, most: int) -> RenderableType:
     width = -(-whole * _BAR // most)  # rounded up: one trial is seen
-    return _bar(part, whole, width) if whole else ""
+    return bar(part, whole, width) if whole else ""
 
 
-def _bar(part: float, whole: float, width: int) -> ProgressBar:
+def bar(part: float, whole: float, width: int) -> ProgressBar:
+    """Return how much of something is done, `width` columns wide."""
     styles = {"complete_style": "cyan", "finished_style": "cyan"}
     return ProgressBar(total=whole, completed=part, width=width, **styles)  # type: ignore[arg-type]
 
@@ -162,7 +163,7 @@ def _slots(view: View, room: int) -> Table:
             str(slot),
             trial.name,
             f"{done}/{max_epochs}",
-            _bar(done, max_epochs, 8),
+            bar(done, max_epochs, 8),
             percent(last.val_accuracy if last else None),
             "-" if speed is None else f"{speed:,.0f}",
             _network(trial),

@@ -58,7 +58,11 @@
       if (/^[xy]axis\d/.test(key)) base[key] = axis;
     }
     const layout = merged(base, figure.layout);
-    if (narrow) layout.dragmode = false;
+    if (narrow) {
+      layout.dragmode = false;
+      layout.xaxis = { tickangle: 0, ...layout.xaxis };
+      if (!layout.xaxis.tickvals && !layout.xaxis.dtick) layout.xaxis.nticks = 4;
+    }
     return layout;
   }
 
@@ -81,10 +85,22 @@
 
   function toggle(button) {
     const place = button.closest("figure").querySelector(".plot");
-    const part = figures[place.dataset.figure].data[button.dataset.part];
-    part.visible = part.visible === false;
-    button.setAttribute("aria-pressed", String(part.visible));
+    const parts = figures[place.dataset.figure].data;
+    const shown = button.getAttribute("aria-pressed") === "false";
+    button.dataset.parts.split(",").forEach((number) => { parts[number].visible = shown; });
+    button.setAttribute("aria-pressed", String(shown));
     drawOne(place, 0);
+  }
+
+  // On a phone a row of a table becomes a card: each value then needs its column's name.
+  function label() {
+    document.querySelectorAll("table.stack").forEach((table) => {
+      const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+      [...table.tBodies].forEach((body) => [...body.rows].forEach((row) => {
+        [...row.cells].forEach((cell, index) => { cell.dataset.label = names[index]; });
+      }));
+    });
+    root.classList.add("labelled");
   }
 
   function again(paper) {
@@ -96,6 +112,7 @@
   }
 
   try {
+    label();
     if (places.length) {
       await loadPlotly();
       draw(0);

@@ -1,0 +1,367 @@
+"""The server as a user starts it: a real process, many clients, bad requests, a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import browser, command, opened
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.images import FASHION_CLASSES, ImageShape
+from search.handover.predict import find_model, predict
+from search.handover.serve import _listen
+from search.handover.serve_batch import Batcher
+from search.handover.serve_upload import MAX_BYTES, Refused, pixels_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+class Server:
+    """`python -m search serve` at a free port."""
+
+    def __init__(self, *arguments: str) -> None:
+        """Start it and wait until it says where it is."""
+        words = [sys.executable, "-m", "search", "serve", "--port", "0", *arguments]
+        self.process = subprocess.Popen(
+            words, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.greeting = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)$", self.greeting.strip())
+        assert found, self.greeting + (self.process.stderr.read() if self.process.stderr else "")
+        self.url, self.port = found[0], int(found[1])
+
+    def ask(
+        self, method: str, path: str, body: Any = None, kind: str | None = None
+    ) -> tuple[int, str, str]:
+        """Return status, kind and text of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+            answer = connection.getresponse()
+            return answer.status, answer.headers["content-type"], answer.read().decode()
+        finally:
+            connection.close()
+
+    def predict(self, body: bytes, kind: str | None = None, query: str = "") -> dict[str, Any]:
+        """Return the answer to one picture."""
+        status, _, text = self.ask("POST", f"/predict{query}", body, kind)
+        assert status == 200, text
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+    def stop(self, number: signal.Signals) -> tuple[int, str, str]:
+        """End it; return its exit code and what else it said."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[Server]:
+    """Return a server that waits long for others, so that requests meet."""
+    running = Server(str(exported), "--max-wait", "150", "--max-batch", "16")
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return forty pictures of several sizes."""
+    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(4)
+    paths = []
+    for number in range(40):
+        size = (28, 28) if number % 3 else (60, 41, 3)
+        paths.append(folder / f"{number:02d}.{'png' if number % 2 else 'jpg'}")
+        Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def form(content: bytes, name: str = "image") -> tuple[bytes, str]:
+    """Return a form with one file, and its kind."""
+    head = f'--xx\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'
+    return head.encode() + content + b"\r\n--xx--\r\n", "multipart/form-data; boundary=xx"
+
+
+def test_many_at_once_are_answered_together_and_as_predict_does(
+    server: Server, exported: Path, pictures: list[Path]
+) -> None:
+    before = json.loads(server.ask("GET", "/health")[2])
+    with ThreadPoolExecutor(len(pictures)) as pool:
+        answers = list(pool.map(lambda path: server.predict(path.read_bytes()), pictures))
+    after = json.loads(server.ask("GET", "/health")[2])
+    assert after["images"] - before["images"] == len(pictures)
+    batches = after["batches"] - before["batches"]
+    assert batches < len(pictures) / 2
+    assert 1 < after["largest_batch"] <= 16
+    assert max(answer["batch"] for answer in answers) == after["largest_batch"]
+    for answer, said in zip(answers, predict(find_model(exported), pictures, top=5), strict=True):
+        assert [row["label"] for row in answer["top"]] == list(said.labels)
+        shares = [row["probability"] for row in answer["top"]]
+        assert shares == pytest.approx(said.probabilities, abs=1e-6)
+        assert (answer["label"], answer["probability"]) == (said.labels[0], shares[0])
+
+
+def test_file_form_and_pixels_are_the_same_picture(server: Server, pictures: list[Path]) -> None:
+    content = pictures[1].read_bytes()
+    pixels = np.asarray(Image.open(pictures[1]))
+    raw = server.predict(content, "image/png")["top"]
+    assert server.predict(*form(content))["top"] == raw
+    assert server.predict(*form(content, "anything"))["top"] == raw
+    for shaped in (pixels, pixels[None], pixels.ravel()):
+        body = json.dumps({"pixels": shaped.tolist()}).encode()
+        assert server.predict(body, "application/json")["top"] == raw
+    inverted = io.BytesIO()
+    Image.fromarray(255 - pixels).save(inverted, "PNG")
+    assert server.predict(inverted.getvalue(), query="?invert=true")["top"] == raw
+    assert len(server.predict(content, query="?top=3")["top"]) == 3
+    assert len(server.predict(content, query="?top=99")["top"]) == 10
+
+
+def test_a_bright_ground_is_noted(server: Server) -> None:
+    dark, bright = io.BytesIO(), io.BytesIO()
+    Image.new("L", (28, 28), 3).save(dark, "PNG")
+    Image.new("L", (28, 28), 250).save(bright, "PNG")
+    assert "try invert=true" in server.predict(bright.getvalue())["note"]
+    assert "try invert=false" in server.predict(dark.getvalue(), query="?invert=true")["note"]
+    assert "note" not in server.predict(dark.getvalue())
+    assert "seen" not in server.predict(dark.getvalue())
+    assert server.predict(dark.getvalue(), query="?seen=1")["seen"].startswith("data:image/png")
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+BAD: dict[str, tuple[str, str, bytes, str | None, int, str]] = {
+    "no picture": ("POST", "/predict", b"", None, 400, "no picture in the request"),
+    "a text": ("POST", "/predict", b"hello", "image/png", 400, "cannot be read as a PNG or JPEG"),
+    "half a picture": ("POST", "/predict", PNG + b"\0" * 40, None, 400, "cannot be read"),
+    "a form of text": (
+        "POST", "/predict",
+        b'--xx\r\nContent-Disposition: form-data; name="image"\r\n\r\nhello\r\n--xx--\r\n',
+        "multipart/form-data; boundary=xx", 400, "the form holds no file",
+    ),
+    "no form": ("POST", "/predict", b"x", "multipart/form-data", 400, "form cannot be read"),
+    "no JSON": ("POST", "/predict", b"{", "application/json", 400, "JSON must be"),
+    "other JSON": ("POST", "/predict", b"[1]", "application/json", 400, "JSON must be"),
+    "deep JSON": ("POST", "/predict", b"[" * 90_000, "application/json", 400, "JSON must be"),
+    "few pixels": (
+        "POST", "/predict", b'{"pixels": [1, 2]}', "application/json", 400, "shape (2,)",
+    ),
+    "large pixels": (
+        "POST", "/predict", json.dumps({"pixels": [256] * 784}).encode(), "application/json",
+        400, "one of these is none",
+    ),
+    "a strange top": ("POST", "/predict?top=0", PNG, None, 400, "`top` is '0'"),
+    "a strange flag": ("POST", "/predict?invert=maybe", PNG, None, 400, "`invert` is 'maybe'"),
+    "too large": ("POST", "/predict", b"\0" * (MAX_BYTES + 1), None, 413, "more than 10,000,000"),
+    "a get": ("GET", "/predict", b"", None, 405, "POST /predict"),
+    "elsewhere": ("GET", "/favicon.ico", b"", None, 404, "Not Found"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_answered_is_told_in_one_line(server: Server, what: str) -> None:
+    method, path, body, kind, expected, words = BAD[what]
+    try:
+        status, said_kind, text = server.ask(method, path, body, kind)
+    except (BrokenPipeError, ConnectionResetError):
+        assert what == "too large"  # told before all was sent; some clients do not listen then
+        return
+    assert (status, said_kind) == (expected, "application/json")
+    (key, message), *others = json.loads(text).items()
+    assert (key, others) == ("error", [])
+    assert words in message
+    assert "\n" not in message
+    assert len(message) <= 500
+
+
+def test_a_body_without_a_length_is_cut_off_too(server: Server) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(60):
+            yield b"\0" * 1_000_000
+
+    try:
+        status, _, text = server.ask("POST", "/predict", endless())
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    assert status == 413, text
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(server: Server) -> None:
+    file = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(file, "PNG")
+    status, _, text = server.ask("POST", "/predict", file.getvalue())
+    assert status == 400
+    assert "6000 x 6000 pixels" in text
+
+
+def test_the_model_is_described(server: Server, exported: Path) -> None:
+    facts = json.loads(server.ask("GET", "/model")[2])
+    sums = (exported / "SHA256SUMS").read_text()
+    assert f"{facts['sha256']}  model.onnx" in sums
+    assert (facts["study"], facts["accuracy"]) == ("demo", None)
+    assert facts["classes"] == list(FASHION_CLASSES)
+    assert facts["image"] == {"channels": 1, "height": 28, "width": 28}
+
+
+def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
+    status, kind, page = server.ask("GET", "/")
+    assert (status, kind) == (200, "text/html; charset=utf-8")
+    assert not re.search(r"https?://|@import|<iframe|<script[^>]+src", page)
+    assert "innerHTML" not in page  # a class may be called anything
+
+
+def test_the_server_has_no_torch(server: Server) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    if not maps.is_file():
+        pytest.skip("which libraries a process holds is told by Linux only")
+    assert "onnxruntime" in maps.read_text()
+    assert "torch" not in maps.read_text()
+
+
+def test_it_listens_on_loopback_only(server: Server) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
+        address = probe.getsockname()[0]
+    if address.startswith("127."):
+        pytest.skip("this machine has no other address")
+    with socket.socket() as caller:
+        caller.settimeout(5)
+        assert caller.connect_ex((address, server.port)) != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(exported: Path, number: signal.Signals) -> None:
+    running = Server(str(exported))
+    assert running.greeting.startswith("serving demo: http://127.0.0.1:")
+    code, out, err = running.stop(number)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "stopped"
+
+
+@pytest.mark.parametrize("what", ["changed", "none", "port"])
+def test_it_does_not_start_with_what_is_wrong(exported: Path, tmp_path: Path, what: str) -> None:
+    folder, port = shutil.copytree(exported, tmp_path / "copy"), "0"
+    words = {"changed": "model.onnx is not what was exported", "none": "no export", "port": "taken"}
+    with socket.socket() as other:
+        if what == "changed":
+            with (folder / "model.onnx").open("ab") as file:
+                file.write(b"\0")
+        elif what == "none":
+            shutil.rmtree(folder)
+            folder.mkdir()
+        else:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = str(other.getsockname()[1])
+            words["port"] = f"cannot listen at 127.0.0.1, port {port}"
+        ran = subprocess.run(
+            [sys.executable, "-m", "search", "serve", str(folder), "--port", port],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert words[what] in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_answers_of_a_kept_connection_do_not_wait() -> None:
+    # asyncio sets TCP_NODELAY only on sockets that say their protocol: 40 ms an answer else.
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_a_batch_that_fails_is_told_to_all_and_the_next_is_answered() -> None:
+    calls: list[int] = []
+
+    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        calls.append(len(images))
+        if len(calls) == 1:
+            raise RuntimeError("broken")
+        return images[:, 0, 0, :2].astype(np.float32)
+
+    async def ask() -> tuple[list[Any], list[Any]]:
+        async with Batcher(answer, max_batch=3, max_wait_ms=50) as batcher:
+            pictures = [np.full((1, 2, 2), k, np.uint8) for k in range(7)]
+            first = await asyncio.gather(*map(batcher.answer, pictures[:2]), return_exceptions=True)
+            rest = [asyncio.create_task(batcher.answer(picture)) for picture in pictures]
+            await asyncio.sleep(0)
+            rest[0].cancel()  # a client that has gone
+            done = await asyncio.gather(*rest, return_exceptions=True)
+            assert (batcher.images, batcher.batches, batcher.largest) == (6, 3, 3)
+            return first, done
+
+    first, done = asyncio.run(ask())
+    assert [str(error) for error in first] == ["broken", "broken"]
+    assert isinstance(done[0], asyncio.CancelledError)
+    assert [row.tolist() for row, _ in done[1:]] == [[k, k] for k in range(1, 7)]
+    assert calls == [2, 2, 3, 1]
+
+
+def test_pixels_of_colour_are_taken_channel_by_channel() -> None:
+    shape = ImageShape(channels=3, height=2, width=2, num_classes=2)
+    values = np.arange(12).reshape(3, 2, 2)
+    body = json.dumps({"pixels": values.tolist()}).encode()
+    np.testing.assert_array_equal(pixels_of(body, shape), values)
+    for wrong in (values.transpose(1, 2, 0).tolist(), [[0.5] * 12], ["1"] * 12, [True] * 12, None):
+        with pytest.raises(Refused, match="JSON must be"):
+            pixels_of(json.dumps({"pixels": wrong}).encode(), shape)
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium here to open the page with")
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
+def test_a_browser_takes_a_picture_and_shows_the_answer(
+    server: Server, pictures: list[Path], tmp_path: Path, width: int, scheme: str
+) -> None:
+    async def look() -> None:
+        profile = tmp_path / "profile"
+        process = subprocess.Popen(command(profile, width), stderr=subprocess.DEVNULL)
+        try:
+            session, page = await opened(process, profile, server.url)
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+            await page.do("Emulation.setDeviceMetricsOverride", **size)
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            await page.do("Emulation.setEmulatedMedia", features=[feature])
+            await page.until("document.title.startsWith('demo')")
+            await page.choose("#file", pictures[1])
+            answer = server.predict(pictures[1].read_bytes(), query="?top=10")
+            label = await page.until("document.body.dataset.answered")
+            assert label == answer["label"]
+            rows = await page.value(
+                "[...document.querySelectorAll('#bars .name')].map((e) => e.textContent).join('|')"
+            )
+            assert rows.split("|") == [row["label"] for row in answer["top"]]
+            assert await page.value("document.getElementById('seen').naturalWidth") == 28
+            wide = await page.value("document.documentElement.scrollWidth")
+            assert wide <= width
+            ground = await page.value("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", ground))) > 384) == (scheme == "light")
+            assert page.complaints == []
+            await session.close()
+        finally:
+            process.terminate()
+            process.wait()
+
+    asyncio.run(look())
