@@ -148,6 +148,7 @@ def _finalists(table: CurveTable, search: Recording) -> tuple[list[Entrant], dic
             parameters=round(1000 * float(table.seconds[row, -1])),
             epochs=lengths[name],
             search_value=tops[name],
+            search_epochs=lengths[name],
         )
         for name, row in rows.items()
     ]

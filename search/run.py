@@ -18,6 +18,7 @@ from search.engine.place import need_of, slots_of
 from search.engine.tuner import run_search
 from search.final.finalists import is_raced, race, winner_of
 from search.final.look import look_at_test, was_opened_for_others
+from search.final.race import MIN_ROUNDS
 from search.final.retrain import plan_final_models, retrain
 from search.final.training import Progress, sha256
 from search.handover.export import export_winner, is_exported
@@ -198,7 +199,8 @@ def race_study(study: Study, verbosity: Verbosity, cluster: Cluster | None = Non
 
         def say(number: int, most: int) -> Progress:
             screens.close()
-            what = f"finalists, round {number} of at most {most}"
+            rounds = f"rounds 1 to {number}" if number == MIN_ROUNDS else f"round {number}"
+            what = f"finalists, {rounds} of at most {most}"
             return screens.enter_context(RetrainScreen(verbosity=verbosity, what=what))
 
         race(study, images, say, cluster)

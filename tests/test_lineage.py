@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +182,21 @@ def test_every_proposal_of_a_child_is_derived_again_without_the_parent(
     assert result.proposals == 12
 
 
-def test_tpe_learns_from_the_parent_too(bear: Callable[..., Study], tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"sampler": {"kind": "tpe", "startup_trials": 10}}
-    child = bear(**changes)
-    orphan, _ = searched(tmp_path / "orphan", _settings(7, budget={"trials": 1}, **changes), _hill)
-    params = [study.optuna.get_trials()[0].params for study in (child, orphan)]
+def test_tpe_learns_from_what_the_parents_trials_reached(parent: Study, tmp_path: Path) -> None:
+    sampler = {"kind": "tpe", "startup_trials": 10}
+    config = _settings(7, sampler=sampler, budget={"trials": 1})
+    lineage = bequeath(parent, config, FINGERPRINT)
+    turned = tuple(
+        replace(one, curve={epoch: 1.0 - value for epoch, value in one.curve.items()})
+        for one in lineage.taken
+    )
+    other = replace(lineage, taken=turned, facts={**lineage.facts, "digest": digest(turned)})
+    params = []
+    for name, given in (("as-it-was", lineage), ("turned", other)):
+        child, _ = searched(tmp_path / name, config, _hill, lineage=given)
+        assert child.trials()[0].proposal == {"by": "tpe"}
+        params.append(child.optuna.get_trials()[0].params)
     assert params[0] != params[1]
-    assert child.trials()[0].proposal == {"by": "tpe"}
 
 
 def _alter(folder: Path, *, digest_too: bool) -> None:
@@ -319,7 +328,7 @@ def test_a_new_study_takes_evidence_only_on_the_same_images(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_child_reaches_a_target_sooner(tmp_path: Path) -> None:
     # Fixed seeds, epochs counted: no clock.
-    with_it, without = [], []
+    with_it, without = list[int](), list[int]()
     for seed in range(3):
         first = settings(seed, budget={"trials": 40})
         parent, _ = searched(tmp_path / f"parent-{seed}", first, _steep)

@@ -21,7 +21,7 @@ from search.explain.child import child_of, next_name, write_child
 from search.explain.effects import Sample
 from search.explain.space_advice import advise
 from search.explain.space_change import cut, rounded, widened, without
-from search.explain.space_findings import at_ends, dead, edges
+from search.explain.space_findings import AtEnds, at_ends, dead, edges
 from search.explain.space_page import space_page
 from search.explain.space_regions import failing, weak
 from search.record.study import Study, StudyError, open_study
@@ -47,7 +47,7 @@ def _failing(configuration: Any) -> float | None:
 
 
 def _weak_choice(configuration: Any) -> float:
-    return _rising(configuration) - 0.15 * (configuration["schedule"] == "constant")
+    return _rising(configuration) - (0.15 if configuration["schedule"] == "constant" else 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,25 @@ def test_a_study_without_any_value_is_told_so(tmp_path: Path) -> None:
     child = child_of(study)
     assert child.advice.trials == 0 and child.advice.failed == 4
     assert child.config.points == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, 1),
+        ({"chance": 0.05}, 0),  # one of ten questions
+        ({"inside": 3}, 0),
+        ({"slope_chance": 0.01}, 0),
+        ({"drawn_chance": 0.06}, 0),
+    ],
+)
+def test_a_bound_is_hit_only_where_every_test_says_so(changes: dict[str, Any], found: int) -> None:
+    one: dict[str, Any] = {"end": "highest", "inside": 8, "of": 10, "expected": 1.0, "chance": 1e-6}
+    one |= {"slope": 0.02, "slope_chance": 1e-4, "drawn_chance": 0.01}
+    ends = {"momentum": [AtEnds(**(one | changes))]}
+    others = AtEnds(**(one | {"chance": 0.9}))
+    ends |= {f"other_{number}": [others] for number in range(9)}
+    assert len(edges(ends, {name: name for name in ends})) == found
 
 
 def _random_sample(rng: np.random.Generator, trials: int, values: Any) -> Sample:

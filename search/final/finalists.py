@@ -85,6 +85,7 @@ def entrants_of(study: Study) -> list[Entrant]:
                 # A baseline as it is retrained; others by what the search has seen of them.
                 epochs=study.config.max_epochs if baseline else best_length(trial),
                 search_value=trial.value or 0.0,
+                search_epochs=trial.best_epoch or 0,
             )
         )
     return found
@@ -215,6 +216,7 @@ def _write(
     }
     rows = [_row(entrant, values[entrant.name], verdict) for entrant in entrants]
     best = min(entrants, key=lambda e: -e.search_value)
+    told = optimism(values, best.name, best.search_value, **sizes)
     study.note(
         RACE,
         {
@@ -225,7 +227,7 @@ def _write(
             "leader": verdict.leader if verdict else None,
             "chosen": verdict.chosen if verdict else None,
             "reason": verdict.reason if verdict else "",
-            "optimism": optimism(values, best.name, best.search_value, **sizes),
+            "optimism": told if best.epochs == best.search_epochs else None,
             **sizes,
         },
     )
@@ -243,13 +245,17 @@ def _row(entrant: Entrant, values: list[float | None], verdict: Verdict | None) 
         "parameters": entrant.parameters,
         "epochs": entrant.epochs,
         "search_value": entrant.search_value,
+        "search_epochs": entrant.search_epochs,
         "values": values,
         "mean": mean,
         "sd": spread,
         "se": None if spread is None else spread / math.sqrt(len(known)),
         "adjusted_mean": verdict.means.get(entrant.name) if verdict else None,
         "p_best": verdict.p_best.get(entrant.name) if verdict else None,
-        "optimism": None if mean is None else entrant.search_value - mean,
+        # Of a trial that was stopped early the search saw less training: nothing to compare.
+        "optimism": None
+        if mean is None or entrant.search_epochs != entrant.epochs
+        else entrant.search_value - mean,
         "left_after": left[0] if left else None,
         "why_left": left[1] if left else "",
     }

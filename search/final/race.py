@@ -38,6 +38,8 @@ class Entrant:
     """Epochs it is trained for in every round: those of the retrain to come."""
     search_value: float
     """What the search saw of it: the highest of many values, hence too high."""
+    search_epochs: int
+    """After how many epochs it saw that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +101,10 @@ def judge(
             top = max(alive, key=lambda name: chances[name])
             for name in [n for n in alive if chances[n] < HOPELESS and n != top]:
                 alive.remove(name)
-                left[name] = (rounds, f"the best with a probability of {chances[name]:.1%} only")
+                left[name] = (
+                    rounds,
+                    f"the best with a probability of {max(chances[name], 0.001):.1%} at most",
+                )
             ended = _end(alive, chances, losses, rounds, max_rounds)
     if belief is None:
         return None
@@ -149,7 +154,7 @@ def _end(
             f"going on would not matter: the best is expected to be {100 * least:.3f} points"
             " better than the leader"
         )
-    return f"all {max_rounds} rounds were done" if rounds >= max_rounds else ""
+    return "these were all the rounds there are" if rounds >= max_rounds else ""
 
 
 def _choose(

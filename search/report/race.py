@@ -185,7 +185,7 @@ def _links(rows: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
     x: list[float | None] = []
     y: list[int | None] = []
     for place, row in enumerate(rows):
-        if row["mean"] is not None:
+        if row["optimism"] is not None:
             x += [100 * row["mean"], 100 * row["search_value"], None]
             y += [place, place, None]
     style: Any = {"mode": "lines", "width": 1.2, "dash": "dot", "size": 1, "hoverinfo": "skip"}
@@ -195,8 +195,13 @@ def _links(rows: Sequence[Mapping[str, Any]]) -> list[Figure | None]:
 def _search_values(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
     x = [100 * row["search_value"] for row in rows]
     text = [
-        f"{row['name']}, in the search: {percent(row['search_value'])}"
-        + (f"\noptimism {in_points(row['optimism'], sign=True)}" if row["mean"] else "")
+        f"{row['name']}, in the search: {percent(row['search_value'])} after"
+        f" {plural(row['search_epochs'], 'epoch')}"
+        + (
+            f"\noptimism {in_points(row['optimism'], sign=True)}"
+            if row["optimism"] is not None
+            else ""
+        )
         for row in rows
     ]
     y = list(range(len(rows)))

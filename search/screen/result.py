@@ -9,6 +9,7 @@ from search.config.baselines import BASELINES
 from search.explain.audit import audit_of
 from search.explain.workload import workloads
 from search.record.final_metrics import read_metrics
+from search.record.lineage import lineage_of
 from search.record.lock import is_alive
 from search.record.study import Study, Trial, best_of
 from search.record.view import View
@@ -71,6 +72,8 @@ def build_result(study: Study) -> dict[str, Any]:
         "final": final,
         "budget": _budget(study, trials),
         "nodes": [workload.to_dict() for workload in workloads(study)],
+        # The study it was begun from; null where there was none.
+        "lineage": lineage_of(study),
         # What stopping trials early cost; null where no trial was audited.
         "audit": None if audited is None else audited.to_dict(),
         "versions": study.noted("environment"),
