@@ -52,7 +52,7 @@ class Chromium:
         tab = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=tab, flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "DOM"):
             self.call(f"{domain}.enable")
         return self
 
@@ -81,8 +81,8 @@ class Chromium:
                 return dict(answer["result"])
             self._note(answer)
 
-    def open(self, page: Path, *, width: int, dark: bool = False) -> None:
-        """Open a file of ours in a window of a desk (or, below 600 pixels, of a phone)."""
+    def open(self, address: str, *, width: int, dark: bool = False) -> None:
+        """Open an address in a window of a desk (or, below 600 pixels, of a phone)."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -93,8 +93,8 @@ class Chromium:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="", features=[scheme])
         self.complaints = []
-        self.call("Page.navigate", url=page.as_uri())
-        self.until("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.call("Page.navigate", url=address)
+        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page."""
@@ -104,12 +104,19 @@ class Chromium:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, expression: str) -> None:
-        """Wait until a JavaScript expression is true."""
+    def until(self, expression: str) -> Any:
+        """Wait until a JavaScript expression is true; return its value."""
         end = time.monotonic() + _PATIENCE
-        while not self.run(expression):
+        while not (value := self.run(expression)):
             assert time.monotonic() < end, f"never true: {expression}; {self.complaints}"
             time.sleep(0.1)
+        return value
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Give a file to an input, as by its dialogue."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)
+        self.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(file)])
 
     def pdf(self) -> bytes:
         """Return the page as it is printed, with its headings as an outline."""

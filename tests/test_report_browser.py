@@ -51,7 +51,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def show(browser: Chromium, page: Path, *, width: int, dark: bool = False) -> None:
-    browser.open(page, width=width, dark=dark)
+    browser.open(page.as_uri(), width=width, dark=dark)
     browser.until("document.documentElement.dataset.figures")
     assert browser.run("document.documentElement.dataset.figures") == "drawn"
 
@@ -147,7 +147,7 @@ def test_the_first_look_at_a_data_set_fits_and_shows_its_figures(
         )
         for size in (60, 12)
     ]
-    browser.open(explore(parts[0], parts[1], tmp_path), width=width)
+    browser.open(explore(parts[0], parts[1], tmp_path).as_uri(), width=width)
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     images = "[...document.images].map((one) => one.complete && one.naturalWidth > 0)"
     assert browser.run(images) == [True] * 5

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import browser, command, opened
+from chromium import PROGRAM, Chromium
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -330,38 +330,30 @@ def test_pixels_of_colour_are_taken_channel_by_channel() -> None:
             pixels_of(json.dumps({"pixels": wrong}).encode(), shape)
 
 
-@pytest.mark.skipif(browser() is None, reason="no Chromium here to open the page with")
-@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
-def test_a_browser_takes_a_picture_and_shows_the_answer(
-    server: Server, pictures: list[Path], tmp_path: Path, width: int, scheme: str
-) -> None:
-    async def look() -> None:
-        profile = tmp_path / "profile"
-        process = subprocess.Popen(command(profile, width), stderr=subprocess.DEVNULL)
-        try:
-            session, page = await opened(process, profile, server.url)
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-            await page.do("Emulation.setDeviceMetricsOverride", **size)
-            feature = {"name": "prefers-color-scheme", "value": scheme}
-            await page.do("Emulation.setEmulatedMedia", features=[feature])
-            await page.until("document.title.startsWith('demo')")
-            await page.choose("#file", pictures[1])
-            answer = server.predict(pictures[1].read_bytes(), query="?top=10")
-            label = await page.until("document.body.dataset.answered")
-            assert label == answer["label"]
-            rows = await page.value(
-                "[...document.querySelectorAll('#bars .name')].map((e) => e.textContent).join('|')"
-            )
-            assert rows.split("|") == [row["label"] for row in answer["top"]]
-            assert await page.value("document.getElementById('seen').naturalWidth") == 28
-            wide = await page.value("document.documentElement.scrollWidth")
-            assert wide <= width
-            ground = await page.value("getComputedStyle(document.body).backgroundColor")
-            assert (sum(map(int, re.findall(r"\d+", ground))) > 384) == (scheme == "light")
-            assert page.complaints == []
-            await session.close()
-        finally:
-            process.terminate()
-            process.wait()
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """Return a browser without a window."""
+    if PROGRAM is None:
+        pytest.skip("no Chromium here to open the page with")
+    with Chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
-    asyncio.run(look())
+
+@pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True)])
+def test_a_browser_takes_a_picture_and_shows_the_answer(
+    server: Server, pictures: list[Path], window: Chromium, width: int, dark: bool
+) -> None:
+    window.open(server.url, width=width, dark=dark)
+    window.until("document.title.startsWith('demo')")
+    window.choose("#file", pictures[1])
+    answer = server.predict(pictures[1].read_bytes(), query="?top=10")
+    assert window.until("document.body.dataset.answered") == answer["label"]
+    rows = window.run(
+        "[...document.querySelectorAll('#bars .name')].map((e) => e.textContent).join('|')"
+    )
+    assert rows.split("|") == [row["label"] for row in answer["top"]]
+    assert window.run("document.getElementById('seen').naturalWidth") == 28
+    assert window.run("document.documentElement.scrollWidth") <= width
+    ground = window.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground))) < 384) == dark
+    assert window.complaints == []

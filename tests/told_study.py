@@ -205,7 +205,13 @@ def race(study: Study) -> None:
         mean = sum(known) / len(known)
         candidates.append(
             {"name": name, "kind": kind, "trial": "t0000" if kind == "baseline" else name}
-            | {"parameters": size, "epochs": 4, "search_epochs": 4, "search_value": seen, "values": values}
+            | {
+                "parameters": size,
+                "epochs": 4,
+                "search_epochs": 4,
+                "search_value": seen,
+                "values": values,
+            }
             | {"mean": mean, "sd": 0.0061 if len(known) > 1 else None, "se": None}
             | {"adjusted_mean": mean, "p_best": chance, "optimism": seen - mean}
             | {"left_after": left, "why_left": f"diverged in round 2 {EVIL}" if left else ""}

@@ -36,7 +36,9 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
 
     if not folders:
         return Text("no studies yet; start one: python -m search run --preset quickstart")
-    table = columns("Study", "State*", "Data", "Trials>", "Validation>", "Test>", "95 % interval>")
+    table = columns(
+        "Study", "State*", "Data", "Trials>", "Validation>", "Test>", "95 % interval>", "Looks>"
+    )
     refused = []
     for folder in folders:
         try:
@@ -54,8 +56,16 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
             percent(best.get("val_accuracy")),
             percent(final.get("test_accuracy")),
             interval(final.get("ci95")),
+            _looks(final),
         )
     return Group(table, *refused)
+
+
+def _looks(final: dict[str, Any]) -> str:
+    """Return how often the test images were opened: beside every number they gave."""
+    if not final:
+        return "-"
+    return f"{final['test_looks']}{', seal broken' if final['seal_broken'] else ''}"
 
 
 def _standing(race: dict[str, Any]) -> RenderableType:
