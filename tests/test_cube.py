@@ -18,7 +18,7 @@ from search.config.axis import Axis
 from search.config.cube import Cube
 from search.config.dimension import Suggester
 from search.config.space import Space
-from search.propose.fidelity_sampler import _distribution
+from search.propose.inherited import distribution as distribution_of
 
 _UNITS = st.floats(0, 1)
 _NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -56,7 +56,7 @@ def _axes(draw: st.DrawFn) -> Axis:
 @given(axis=_axes(), unit=_UNITS)
 def test_what_is_decoded_is_a_value_that_optuna_would_draw(axis: Axis, unit: float) -> None:
     value = axis.decode(unit)
-    distribution = _distribution(axis)
+    distribution = distribution_of(axis)
     assert distribution._contains(distribution.to_internal_repr(value))
     if axis.whole:
         assert type(value) is int
@@ -198,7 +198,7 @@ class _Answers:
         return self._check(name, Axis(choices=tuple(choices)))
 
     def _check(self, name: str, axis: Axis) -> Any:
-        distribution = _distribution(axis)
+        distribution = distribution_of(axis)
         assert distribution._contains(distribution.to_internal_repr(self._values[name]))
         return self._values[name]
 

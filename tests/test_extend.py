@@ -12,7 +12,8 @@ from model.train import EpochMetrics
 from search.drive.driver import Driver
 from search.drive.extend import Wish, extend
 from search.explain.verify import verify
-from search.final.retrain import best_length, plan_final_models
+from search.final.finalists import best_length
+from search.final.retrain import plan_final_models
 from search.record.extension import taken_back
 from search.record.study import Study, StudyError, best_of, open_study
 
