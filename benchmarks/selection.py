@@ -106,6 +106,8 @@ def one_study(table: CurveTable, noise: Noise, *, seed: int, budget: float) -> d
     first = entrants[0]
     told = optimism(values, first.name, first.search_value, **_IMAGES)
     assert told is not None
+    # As in a study: of a best that the search had stopped early nothing is told.
+    is_told = first.search_epochs == first.epochs
     true_optimism = first.search_value - truth[first.name]
     sizes = {e.name: e.parameters for e in entrants}
     return {
@@ -115,10 +117,10 @@ def one_study(table: CurveTable, noise: Noise, *, seed: int, budget: float) -> d
         "leader": truth[verdict.leader],
         "chosen": truth[verdict.chosen],
         "best_finalist": max(truth.values()),
-        "reported_optimism": told["optimism"],
-        "optimism_ci95": told["ci95"],
-        "true_optimism": true_optimism,
-        "covered": told["ci95"][0] <= true_optimism <= told["ci95"][1],
+        "reported_optimism": told["optimism"] if is_told else None,
+        "optimism_ci95": told["ci95"] if is_told else None,
+        "true_optimism": true_optimism if is_told else None,
+        "covered": told["ci95"][0] <= true_optimism <= told["ci95"][1] if is_told else None,
         "size_ratio": sizes[verdict.chosen] / sizes[first.name],
         "rounds": verdict.rounds,
         "trainings": sum(map(len, values.values())),
@@ -130,12 +132,12 @@ def _finalists(table: CurveTable, search: Recording) -> tuple[list[Entrant], dic
     """Return the best trials, the best first, and one row that stands for a baseline."""
     order = sorted((t for t in search.seen if search.seen[t]), key=lambda t: -max(search.seen[t]))
     rows = {f"t{t:04d}": search.rows[t] for t in order[:FINALISTS]}
-    lengths, tops = dict[str, int](), dict[str, float]()
+    lengths, tops, seen = dict[str, int](), dict[str, float](), dict[str, int]()
     for trial in order[:FINALISTS]:
         values, name = search.seen[trial], f"t{trial:04d}"
         whole = len(values) == table.max_epochs
         lengths[name] = 1 + int(np.argmax(values)) if whole else table.max_epochs
-        tops[name] = max(values)
+        tops[name], seen[name] = max(values), 1 + int(np.argmax(values))
     finals = np.where(np.isfinite(table.finals), table.finals, -np.inf)
     rows["baseline"] = int(np.argsort(finals)[int(0.9 * table.num_rows)])
     lengths["baseline"], tops["baseline"] = table.max_epochs, float(finals[rows["baseline"]])
@@ -148,7 +150,7 @@ def _finalists(table: CurveTable, search: Recording) -> tuple[list[Entrant], dic
             parameters=round(1000 * float(table.seconds[row, -1])),
             epochs=lengths[name],
             search_value=tops[name],
-            search_epochs=lengths[name],
+            search_epochs=seen.get(name, lengths[name]),
         )
         for name, row in rows.items()
     ]
@@ -175,15 +177,19 @@ def _race(
 def summary(studies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return means over studies; differences with their 95 % Student intervals."""
     columns = {key: np.array([s[key] for s in studies], dtype=float) for key in _COLUMNS}
+    told = np.isfinite(columns["true_optimism"])
+    for key in ("reported_optimism", "true_optimism"):
+        columns[key] = columns[key][told]
     return {
         "studies": len(studies),
+        "told": int(told.sum()),
         **{key: float(values.mean()) for key, values in columns.items()},
         "chosen_less_search_best": _paired(columns["chosen"] - columns["search_best"]),
         "leader_less_search_best": _paired(columns["leader"] - columns["search_best"]),
         "reported_less_true_optimism": _paired(
             columns["reported_optimism"] - columns["true_optimism"]
         ),
-        "covered": float(np.mean([s["covered"] for s in studies])),
+        "covered": float(np.mean([s["covered"] for s in studies if s["covered"] is not None])),
     }
 
 
@@ -262,6 +268,7 @@ def _table(name: str, studies: Sequence[dict[str, Any]]) -> Table:
         bounds = f"{100 * rest[0]:+.3f} to {100 * rest[1]:+.3f}" if rest else ""
         shown.add_row(label, f"{100 * mean:.3f}", bounds)
     shown.add_row("intervals of the optimism that hold the truth", f"{100 * told['covered']:.0f} %")
+    shown.add_row("studies whose best was trained to its end", str(told["told"]))
     shown.add_row("cost of the chosen one, of the search's best", f"{told['size_ratio']:.2f}")
     shown.add_row("rounds", f"{told['rounds']:.1f}")
     shown.add_row("trainings in the race", f"{told['trainings']:.1f}")

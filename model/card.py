@@ -15,7 +15,7 @@ from model.checkpoint import LoadedModel
 from model.config import Configuration
 from model.geometry import network_cost
 from model.latency import Latency
-from model.markdown import plain, share, table
+from model.markdown import Code, plain, share, table
 from model.preprocessing import preprocessing
 from model.proof import Proof
 from model.seal import Look, seal_in_words
@@ -183,9 +183,8 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 def _settings(configuration: Configuration, part: str) -> str:
     settings: dict[str, Any] = configuration.to_dict()[part]
-    return table(
-        ("Setting", "Value"), [(f"`{name}`", _value(value)) for name, value in settings.items()]
-    )
+    rows = [(Code(name), Code(_value(value))) for name, value in settings.items()]
+    return table(("Setting", "Value"), rows)
 
 
 def _value(value: Any) -> str:

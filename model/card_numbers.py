@@ -8,7 +8,7 @@ from model.batch import bytes_per_image
 from model.checkpoint import LoadedModel
 from model.geometry import network_cost
 from model.latency import Latency
-from model.markdown import plain, share, table
+from model.markdown import Code, plain, share, table
 from model.proof import TOLERANCE, Proof
 from model.seal import Look
 
@@ -88,7 +88,7 @@ def proof_section(proofs: Sequence[Proof]) -> str:
     """Return how closely the programs follow the network."""
     rows = [
         (
-            f"`{proof.program}`",
+            Code(proof.program),
             proof.runtime,
             f"{proof.num_images:,}",
             "none",  # or there would be no export

@@ -91,7 +91,7 @@ def open_export(folder: Path, *, threads: int = 0) -> ExportedModel:
         shape = ImageShape(channels=channels, height=height, width=width, num_classes=len(classes))
         facts = _json(folder, "model_card.json")
         int(facts["bytes_per_image"])
-        session = _session(folder / "model.onnx", threads)
+        session = open_program(folder / "model.onnx", threads)
     except Exception as error:  # the sums are right, so it was written so; what is raised varies
         raise ExportError(f"{folder} holds no model that runs here: {error}") from error
     return ExportedModel(
@@ -103,6 +103,19 @@ def open_export(folder: Path, *, threads: int = 0) -> ExportedModel:
         ground=ports.get("ground"),
         session=session,
     )
+
+
+def open_program(program: Path, threads: int) -> Any:
+    """Return ONNX Runtime's session of a .onnx file, on the CPU; 0 threads leave that to it.
+
+    Raises what ONNX Runtime raises.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(program), options, providers=["CPUExecutionProvider"])
 
 
 def _sums(folder: Path) -> Iterator[tuple[str, str]]:
@@ -128,12 +141,3 @@ def _sha256(path: Path) -> str:
 
 def _json(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_text(encoding="utf-8"))
-
-
-def _session(program: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(program), options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.images import ImageShape
 from model.batch import images_at_once
+from model.exported import open_program
 
 BATCH_SIZES = (1, 8, 64, 256)
 SECONDS = 0.4
@@ -70,12 +71,7 @@ def measure_latency(
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        str(program), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_program(program, threads)
     draw = np.random.default_rng(0)
     measured = []
     for size in BATCH_SIZES:

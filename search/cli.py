@@ -32,6 +32,7 @@ from search.cli_options import (
     ThereToo,
     Verbose,
     absolute,
+    child_file,
     child_text,
     go_on,
     open_named,
@@ -83,8 +84,13 @@ def run(
 
     folder = absolute(runs)
     origin = None if parent is None else open_named(parent, runs)
-    made_here = origin is not None and config is None and preset is None
-    text = child_text(origin) if made_here else None
+    text = None
+    if origin is not None and config is None and preset is None:
+        config = child_file(origin)
+        if config is None:
+            text = child_text(origin)
+        elif not quiet:
+            sys.stderr.write(f"child.yaml of {origin.name} is used\n")
     resolved = resolve(config, preset, overrides, data, name, text)
     if name is None:
         resolved = resolved.model_copy(update={"study": _free_name(resolved.study, folder)})

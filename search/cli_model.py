@@ -70,29 +70,27 @@ def predict(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from search.handover.predict import bright_edged, find_model, label, read_inputs
+    from search.handover.predict import find_model
+    from search.handover.predict import predict as answer
     from search.handover.predict_page import predict_lines, predict_page
     from search.words import plural
 
-    place = study_folder(model, runs)
-    if not place.is_dir():
-        place = absolute(Path(model))
-    labeller = find_model(place)
+    labeller = find_model(_place(model, runs))
+    bright: list[tuple[int, int]] = []
     console = Console(stderr=True)
     columns = (TextColumn("reading pictures"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
         task = p.add_task("", visible=False)
-        sources, pixels = read_inputs(
+        predictions = answer(
             labeller,
             [absolute(path) for path in inputs],
+            top=top,
+            invert=invert,
             told=lambda done, total: p.update(
                 task, completed=done, total=total, visible=total >= 200
             ),
+            noted=lambda number, total: bright.append((number, total)),
         )
-    if invert:
-        pixels = 255 - pixels
-    bright = int(bright_edged(pixels).sum()) if labeller.dark_ground else 0
-    predictions = label(labeller, sources, pixels, top=top)
     if as_json:
         typer.echo(json.dumps([p.to_dict() for p in predictions], indent=2))
     elif (terminal := Console()).is_terminal:
@@ -100,9 +98,9 @@ def predict(
     else:
         for line in predict_lines(predictions):
             typer.echo(line)
-    if bright:
+    for number, total in bright:
         sys.stderr.write(
-            f"note: bright at the edges: {plural(bright, 'image')} of {len(pixels):,}; the model"
+            f"note: bright at the edges: {plural(number, 'image')} of {total:,}; the model"
             f" knows garments bright on dark, so try {'without' if invert else 'with'} --invert\n"
         )
 
@@ -120,15 +118,11 @@ def serve(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Answer pictures over HTTP, with a page to drop them on."""
-    from model.exported import open_export
+    from search.handover.predict import open_model
     from search.handover.serve import serve as answer
 
-    place = study_folder(model, runs)
-    if not place.is_dir():
-        place = absolute(Path(model))
-    folder = place / "export" if (place / "export").is_dir() else place
     answer(
-        open_export(folder, threads=threads),
+        open_model(_place(model, runs), threads=threads),
         host=host,
         port=port,
         max_batch=max_batch,
@@ -155,3 +149,9 @@ def dashboard(
         optuna_port=optuna_port,
         say=typer.echo,
     )
+
+
+def _place(model: str, runs: Path) -> Path:
+    """Return where MODEL is: the study of that name, or else a folder or a file."""
+    place = study_folder(model, runs)
+    return place if place.is_dir() else absolute(Path(model))

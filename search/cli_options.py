@@ -51,8 +51,8 @@ Parent = Annotated[
     typer.Option(
         "--from",
         metavar="STUDY",
-        help="Begin with what the trials of another study say; without a study file, with the one"
-        " that `space` would write.",
+        help="Begin with what the trials of another study say; without a study file, with its"
+        " child.yaml, or else the one that `space` would write.",
     ),
 ]
 DEFAULT_RUNS = Path("runs")
@@ -110,10 +110,19 @@ def resolve(
 
 
 def child_text(parent: Any) -> str:
-    """Return the study file of a study's child."""
+    """Return the study file of a study's child, as its record advises now."""
     from search.explain.child import child_of
 
     return child_of(parent).text
+
+
+def child_file(parent: Any) -> Path | None:
+    """Return the study file that `space` has left for a study's child; None without one.
+
+    It may have been edited, and the parent may have gone on since: it is taken as it is.
+    """
+    file = Path(parent.folder) / "child.yaml"
+    return file if file.exists() or file.is_symlink() else None
 
 
 def verbosity(quiet: bool, verbose: bool) -> Any:

@@ -55,14 +55,17 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the retrained models on the test images: once, and recorded."""
+    from search.handover.export import is_exported
     from search.record.lock import hold
-    from search.run import evaluate_study, report_study
+    from search.run import evaluate_study, export_study, report_study
 
     opened = open_named(study, runs)
     with hold(opened):
         evaluate_study(opened, break_seal=break_seal)
         if opened.state == "retrained":
             opened.set_state("finished")
+        if (opened.folder / "export").is_dir() and not is_exported(opened):
+            export_study(opened)  # its card tells of every look
         result = report_study(opened)
     show_result(opened, result, as_json)
 

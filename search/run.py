@@ -16,7 +16,7 @@ from search.drive.shelf import check_place, check_shelf, claim_shelf
 from search.drive.tensorboard import Board, Curves
 from search.engine.place import need_of, slots_of
 from search.engine.tuner import run_search
-from search.final.finalists import is_raced, race, winner_of
+from search.final.finalists import RACE, is_raced, race, winner_of
 from search.final.look import look_at_test, was_opened_for_others
 from search.final.race import MIN_ROUNDS
 from search.final.retrain import plan_final_models, retrain
@@ -194,6 +194,8 @@ def race_study(study: Study, verbosity: Verbosity, cluster: Cluster | None = Non
     """Race the finalists where that is wanted and not done yet, see `search.final.finalists`."""
     if not study.config.final.finalists or is_raced(study):
         return
+    if study.state == "finished" and study.noted(RACE) is None:
+        return  # by a version that raced nobody: its answer stays
     images = reopen_images(study)
     with ExitStack() as screens, session(study, "race"):
 
@@ -254,7 +256,16 @@ def is_retrained(study: Study) -> bool:
 
 
 def evaluate_study(study: Study, *, break_seal: str | None = None) -> dict[str, Any]:
-    """Look at the test set, see `look_at_test`, and return final/metrics.json."""
+    """Look at the test set, see `look_at_test`, and return final/metrics.json.
+
+    Raises:
+        StudyError: The final models are not those that would be trained now.
+    """
+    if final_metrics(study) and not is_retrained(study):
+        raise StudyError(
+            f"the final models of {study.name} are not those that would be trained now, so no look"
+            f" is spent on them; go on with `resume {study.name}`, or `retrain {study.name}`"
+        )
     with session(study, "evaluate"):
         return look_at_test(
             study,

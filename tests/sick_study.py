@@ -80,7 +80,7 @@ def finished(folder: Path, config: StudyConfig) -> Study:
     (export / "labels.json").write_text("{}")
     sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(export.iterdir())]
     (export / "SHA256SUMS").write_text("".join(sums))
-    study.note("exported", rows[0]["model_sha256"])
+    study.note("exported", f"{rows[0]['model_sha256']}, 0 looks")
     for name in ("result.json", "report.html", "report.md"):
         (folder / name).write_text("{}")
     study.set_state("finished")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sick_study import content, copied, goes_on_as_if_nothing_had_been, kinds, outcomes, said
 from typer.testing import CliRunner
 
+from benchmarks.landscape import FINGERPRINT, searched, settings
 from search.care.doctor import examine
 from search.cli import app
+from search.explain.child import bequeath
 from search.record.study import open_study
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("elsewhere")]
@@ -192,6 +196,66 @@ def test_what_cannot_be_mended_is_named_and_left(
     if "copy of the database" in finding["how"] and "attempt" not in finding["what"]:
         assert record() == before
         assert (folder / "trials" / "t0098").exists()
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small study that was begun from another, stopped in good order."""
+    place = tmp_path_factory.mktemp("family")
+    space = {"filters": 16, "learning_rate": {"float": [0.01, 1.0], "log": True}}
+    config = settings(space=space, budget={"trials": 6})
+    parent, _ = searched(place / "parent", config, lambda c: 0.9 - c["learning_rate"] / 10)
+    lineage = bequeath(parent, config, FINGERPRINT)
+    study, _ = searched(place / "child", config, lambda c: 0.9, lineage=lineage, until=0.0)
+    study.set_state("stopped")
+    return study.folder
+
+
+INHERITED = {
+    "a value": (
+        "UPDATE fs_inherited SET trial = 5 WHERE number = 3",
+        r"the trials of parent, .+ are not what was written: their digest differs",
+    ),
+    "a trial": (
+        "DELETE FROM fs_inherited WHERE number = 3",
+        r"the trials of parent, .+ are not what was written: their digest differs",
+    ),
+    "a curve": (
+        "UPDATE fs_inherited SET curve = '[1' WHERE number = 3",
+        r"the trials of parent, .+ cannot be read",
+    ),
+    "a curve without epochs": (
+        "UPDATE fs_inherited SET curve = '[1]' WHERE number = 3",
+        r"the trials of parent, .+ cannot be read",
+    ),
+    "whose they are": (
+        "DELETE FROM study_user_attributes WHERE key = 'lineage'",
+        r"trials of an earlier study are there, but not whose they are",
+    ),
+    "the table": (
+        "ALTER TABLE fs_inherited RENAME TO fs_other",
+        r"the trials of parent, .+ are gone: the database has no table fs_inherited",
+    ),
+}
+
+
+def test_what_a_sound_child_inherited_is_in_order(child: Path) -> None:
+    assert said(examine(child, check=True)) == "", said(examine(child, check=True))
+
+
+@pytest.mark.parametrize("what", INHERITED)
+def test_what_was_inherited_and_is_no_more_is_named(what: str, child: Path, tmp_path: Path) -> None:
+    statement, wrong = INHERITED[what]
+    folder = tmp_path / "sick"
+    shutil.copytree(child, folder)
+    with closing(sqlite3.connect(folder / "study.db")) as database:
+        database.execute(statement)
+        database.commit()
+    for check in (True, False):
+        (finding,) = examine(folder, check=check).findings
+        assert re.fullmatch(wrong, finding.what), finding
+        assert finding.outcome == "cannot be mended"
+        assert finding.how == "put a copy of the database back, or begin the study again"
 
 
 def test_nothing_is_built_on_a_damaged_record(patients: dict[str, Path], tmp_path: Path) -> None:

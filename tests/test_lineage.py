@@ -16,25 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from landscape import SPACE, go_on, searched, settings
+import told_study
 from postgres_server import Server
 from simulated_search import told
 from typer.testing import CliRunner
 
+from benchmarks.landscape import FINGERPRINT, SPACE, go_on, searched, settings
 from search.cli import app
 from search.config.config import StudyConfig
+from search.config.config_error import ConfigError
 from search.drive.driver import Driver
 from search.drive.extend import Wish, extend
-from search.explain.child import bequeath, next_name
+from search.explain.child import bequeath, child_of, next_name, write_child
 from search.explain.explain import explain
 from search.explain.verify import verify
 from search.record.lineage import Lineage, digest, inherited, lineage_of
 from search.record.study import Study, StudyError, open_study
+from search.report.lineage import lineage_facts
+from search.report.report import write_report
+from search.report.seal import seal_facts
 from search.run import new_study
 from search.study_error import StorageError
 
 CHECKOUT = Path(__file__).parent.parent
-FINGERPRINT = "f" * 64
 NARROW: dict[str, Any] = {
     "filters": 16,
     "learning_rate": {"float": [0.01, 1.0], "log": True},
@@ -278,6 +282,56 @@ def test_a_grandchild_knows_its_grandparents_trials(
     assert verify(grandchild).difference is None
 
 
+def _look(study: Study, *, seen: bool) -> None:
+    look = study.record.add_look(reason="final", models="{}", broke_seal=False)
+    if seen:
+        study.record.end_look(look, result="{}")
+
+
+def test_looks_at_the_test_set_are_inherited(parent: Study, tmp_path: Path) -> None:
+    for seen in (True, False, True):
+        _look(parent, seen=seen)
+    config = _settings(7, budget={"trials": 1})
+    child, _ = searched(
+        tmp_path / "child", config, _hill, lineage=bequeath(parent, config, FINGERPRINT)
+    )
+    _look(child, seen=True)
+    grandchild, _ = searched(
+        tmp_path / "grandchild", config, _hill, lineage=bequeath(child, config, FINGERPRINT)
+    )
+    _look(parent, seen=True)  # after the child had begun: nothing of it went into its space
+    found = [lineage_of(study) for study in (child, grandchild)]
+    assert [one and one["test_looks"] for one in found] == [2, 3]
+    facts = seal_facts(child)
+    assert facts["num_looks"] == 1
+    assert facts["looks_words"] == "1 look at the test set, 2 before by its ancestors"
+    assert facts["looks_before"].startswith("Its ancestors had looked at the test set 2 times:")
+    assert ("Test set", "its ancestors had looked at it 2 times") in lineage_facts(
+        {"lineage": found[0]}
+    )["lineage_rows"]
+    assert seal_facts(parent)["looks_before"] == ""
+    assert seal_facts(parent)["looks_words"] == "3 looks at the test set"
+
+
+def test_looks_of_ancestors_stand_beside_the_answer(tmp_path: Path) -> None:
+    study = told_study.at_stage(tmp_path, told_study.race, told_study.retrain, told_study.look)
+    facts = {"parent": "one", "ancestors": ["one"], "generation": 2, "trials_taken": 5}
+    facts |= {"trials_left_out": {}, "changes": [], "test_looks": 2, "digest": digest([])}
+    study.note("lineage", facts)
+    write_report(study)
+    page, text = (
+        (study.folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")
+    )
+    words = "1 look at the test set, 2 before by its ancestors"
+    for section in ("answer", "final"):
+        assert words in page.split(f'<section id="{section}">')[1].split("</section>")[0]
+    assert text.count(words) >= 2
+    seal = page.split('<section id="seal">')[1].split("</section>")[0]
+    for part in (seal, text.split("## The seal's record")[1].split("## Conditions")[0]):
+        assert "Its ancestors had looked at the test set 2 times: what was learnt there" in part
+    assert "- Test set: its ancestors had looked at it 2 times" in text
+
+
 def test_trials_of_other_images_are_refused_in_one_line(parent: Study) -> None:
     with pytest.raises(StudyError, match="other images or another split") as caught:
         bequeath(parent, _settings(), "0" * 64)
@@ -414,11 +468,57 @@ def test_the_command_begins_a_child_and_says_what_it_takes(tmp_path: Path) -> No
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "from first: 10 trials taken as evidence" in done.stderr
+    assert "child.yaml" not in done.stderr
     child = open_study(tmp_path / "first-2")
     assert [trial.origin for trial in child.trials()] == ["point 1", "point 2", "sampler"]
+    (sampled,) = [trial for trial in child.trials() if trial.origin == "sampler"]
+    assert sampled.proposal["by"] == "model"
+    assert sampled.proposal["inherited"] == len(inherited(child)) == 10
+    proposed = " ".join(explain(child, sampled.name).sections["Proposed"])
+    assert "10 of all these are trials of first" in proposed
     found = lineage_of(child)
     assert found is not None and found["parent"] == "first"
     assert verify(child).difference is None
+
+
+def _begun_from(parent: Study, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[Any, str]:
+    """Return the configuration that `run --from` would begin a study with, and what it says."""
+    begun: list[Any] = []
+
+    def stop(config: Any, *_: Any, **__: Any) -> Any:
+        begun.append(config)
+        raise StudyError("enough")
+
+    monkeypatch.setattr("search.run.new_study", stop)
+    told_of = CliRunner().invoke(
+        app, ["run", "--from", str(parent.folder), "--runs", str(parent.folder.parent), *more]
+    )
+    assert str(told_of.exception) == "enough", told_of.output
+    return begun[0], told_of.stderr
+
+
+def test_a_childs_file_that_is_there_is_used_as_it_is(
+    parent: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, said = _begun_from(parent, monkeypatch)
+    assert made == child_of(parent).config and said == ""
+    file = write_child(child_of(parent), parent, None)
+    edited = file.read_text(encoding="utf-8").replace("filters: 16", "filters: 24")
+    file.write_text(edited, encoding="utf-8")
+    used, said = _begun_from(parent, monkeypatch, "--set", "seed=11")
+    assert (used.space["filters"], used.seed) == (24, 11)
+    assert said == "child.yaml of parent is used\n"
+    other = tmp_path / "other.yaml"
+    other.write_text(child_of(parent).text, encoding="utf-8")
+    given, said = _begun_from(parent, monkeypatch, str(other))
+    assert given.space["filters"] == 16 and said == ""
+
+
+def test_a_childs_file_with_a_fault_is_named_and_not_passed_over(parent: Study) -> None:
+    (parent.folder / "child.yaml").write_text("study: mine\nspice: {}\n", encoding="utf-8")
+    told_of = CliRunner().invoke(app, ["run", "--from", str(parent.folder)])
+    assert isinstance(told_of.exception, ConfigError)
+    assert f"{parent.folder / 'child.yaml'}:2" in str(told_of.exception)
 
 
 def test_a_parent_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

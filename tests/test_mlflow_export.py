@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from search.config.config_file import dump_config
+from search.handover import mlflow_export
 from search.handover.mlflow_export import _shown, check_mlflow, export_to_mlflow
 from search.record.final_metrics import read_metrics, write_metrics
 from search.record.study import Study, StudyError, best_of, open_study
@@ -85,6 +90,76 @@ def test_a_study_is_written_with_its_trials_curves_and_files(study: Study, tmp_p
     again = export_to_mlflow(study, str(place), study.folder / "export")
     assert again == said
     assert len(client.search_runs([experiment.experiment_id])) == 2 * len(runs)
+
+
+class Client:
+    """What `_Writer` calls, written down; `log_batch` fails where it has been called often."""
+
+    def __init__(self, batches: int = 10**6) -> None:
+        """Take how many batches it logs."""
+        self.status: dict[str, str] = {}
+        self.files: dict[str, str] = {}
+        self._left = batches
+
+    def create_run(self, experiment: str, **_: Any) -> Any:
+        name = str(len(self.status))
+        self.status[name] = "RUNNING"
+        return SimpleNamespace(info=SimpleNamespace(run_id=name))
+
+    def log_batch(self, *_: Any, **__: Any) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("the server has gone")
+
+    def log_artifact(self, run: str, path: str) -> None:
+        self.files[Path(path).name] = Path(path).read_text()
+
+    def log_text(self, run: str, text: str, name: str) -> None:
+        self.files[name] = text
+
+    def log_artifacts(self, run: str, folder: str, name: str) -> None:
+        pass
+
+    def set_terminated(self, run: str, status: str, **_: Any) -> None:
+        self.status[run] = status
+
+
+@pytest.fixture
+def entities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no MLflow to import."""
+    made = SimpleNamespace(Metric=lambda *given: given, Param=lambda *given: given)
+    monkeypatch.setattr(importlib, "import_module", lambda name: made)
+
+
+@pytest.mark.usefixtures("entities")
+def test_where_the_database_is_stays_here(study: Study) -> None:
+    plain = Client()
+    mlflow_export._Writer(plain, "1").write(study, study.folder / "export")
+    assert set(plain.files) == {"result.json", "report.html", "config.yaml"}
+    url = "postgresql://somebody@inside.example/base"
+    config = study.config.model_copy(update={"storage": url})
+    (study.folder / "config.yaml").write_text(dump_config(config))
+    (study.folder / "report.html").write_text(dump_config(config))  # it shows that file
+    client = Client()
+    study.config = config
+    mlflow_export._Writer(client, "1").write(study, study.folder / "export")
+    assert set(client.files) == {"result.json", "config.yaml"}
+    assert not [name for name, text in client.files.items() if "inside.example" in text]
+    assert yaml.safe_load(client.files["config.yaml"])["study"] == config.study
+
+
+@pytest.mark.usefixtures("entities")
+def test_runs_of_an_export_that_is_broken_off_have_failed(study: Study) -> None:
+    whole = Client()
+    mlflow_export._Writer(whole, "1").write(study, study.folder / "export")
+    assert whole.status["0"] == "FINISHED"
+    client = Client(batches=4)
+    with pytest.raises(OSError, match="has gone"):
+        mlflow_export._Writer(client, "1").write(study, study.folder / "export")
+    statuses = list(client.status.values())
+    assert (statuses[0], statuses[-1]) == ("FAILED", "FAILED")  # the study's, and what was written
+    assert len(statuses) > 2
+    assert "RUNNING" not in statuses
 
 
 @pytest.mark.slow

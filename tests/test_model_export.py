@@ -1,5 +1,6 @@
 """An export is complete, proven in a clean process, and not there if anything is wrong."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -20,12 +21,13 @@ from PIL import Image
 from data.folder import read_image
 from data.images import ImageShape
 from model.batch import MAPS_BYTES
+from model.card import write_card
 from model.checkpoint import LoadedModel, load_model
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.evaluate import evaluate_logits, predict_logits
 from model.export import ExportError, export_model
 from model.exported import open_export
-from model.latency import measure_latency
+from model.latency import Latency, measure_latency
 from model.proof import prove
 from model.seal import Look
 from model.train import Training
@@ -167,6 +169,31 @@ def test_the_card_states_what_was_measured_and_where_it_ends(exported: Path) -> 
     for table in re.findall(r"(?:^\|.*\n)+", card, flags=re.MULTILINE):
         cells = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
         assert len(cells) == 1
+
+
+def test_what_classes_and_studies_are_called_is_no_markup_in_the_card(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    names = ("<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "`*_b_*` | &lt;")
+    answers = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    evaluation = evaluate_logits(answers, np.array([1, 2, 0]), names).to_dict()
+    bad = f"{names[0]} {names[1]}"
+    write_card(
+        tmp_path / "card.md",
+        dataclasses.replace(loaded, classes=names),
+        {"study": bad, "caution": bad, "processor": bad},
+        evaluation | {"measured_on": bad},
+        [],
+        Latency(runtime="none", threads=1, batches=()),
+        [Look(at="2026-01-02 03:04:05", reason=bad, broke_seal=False, showed=True)],
+    )
+    card = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "<" not in card
+    assert "[x]" not in card
+    assert r"\[x\](javascript" in card
+    assert "`*" not in card
+    assert "&amp;lt;" in card
+    assert "| `filters` | `[3, 4]` |" in card
 
 
 def test_the_card_says_how_long_batches_of_four_sizes_take(exported: Path) -> None:
@@ -368,7 +395,7 @@ def test_a_program_is_held_to_the_live_answers(
     factor: float, message: str | None, tmp_path: Path
 ) -> None:
     pixels = np.arange(1, 13, dtype=np.uint8).reshape(3, 1, 2, 2)
-    live = pixels.sum(axis=(1, 2, 3))[:, None].astype(np.float32) * np.float32([0.5, 1.0])
+    live = pixels.sum(axis=(1, 2, 3))[:, None].astype(np.float32) * np.array([0.5, 1.0], np.float32)
     write_sums_program(tmp_path / "model.onnx", factor)
     if message is None:
         proof = prove(tmp_path / "model.onnx", pixels, live)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +24,13 @@ from search.handover.predict import (
     Prediction,
     bright_edged,
     find_model,
+    open_model,
     predict,
     read_inputs,
     top_classes,
 )
 from search.handover.predict_page import MOST_SHOWN, predict_lines, predict_page
+from search.record.final_metrics import write_metrics
 from search.study_error import StudyError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -181,7 +187,8 @@ def test_the_command_prints_lines_and_notes_a_bright_ground(exported: Path, pict
 
 
 def test_weights_alone_need_no_export(exported: Path, pictures: Path, tmp_path: Path) -> None:
-    place = tmp_path / "study" / "final" / "winner-s0" / "model.safetensors"
+    # The first seed diverged, and was left out.
+    place = tmp_path / "study" / "final" / "winner-s1" / "model.safetensors"
     place.parent.mkdir(parents=True)
     save_model(
         load_model(exported / "model.safetensors", "cpu"),
@@ -189,7 +196,71 @@ def test_weights_alone_need_no_export(exported: Path, pictures: Path, tmp_path: 
         classes=FASHION_CLASSES,
         metrics={},
     )
+    write_metrics(place.parent.parent, winners("winner-s1", _MODEL))
     found = predict(find_model(tmp_path / "study"), [pictures], top=1)
     assert [row.labels for row in found] == [
         row.labels for row in predict(find_model(exported), [pictures], top=1)
     ]
+
+
+_MODEL = "ab" * 32
+
+
+def winners(name: str, sha256: str) -> dict[str, Any]:
+    """Return the content of a metrics.json with one final model, after a baseline's."""
+    rows = [("seed-s0", "seed", "cd" * 32), (name, "winner", sha256)]
+    return {"models": [{"name": n, "group": g, "model_sha256": s} for n, g, s in rows]}
+
+
+@pytest.fixture
+def with_export(exported: Path, tmp_path: Path) -> Path:
+    """Return the folder of a study that was retrained after it was exported."""
+    folder = tmp_path / "runs" / "mine"
+    copy = shutil.copytree(exported, folder / "export")
+    facts = json.loads((copy / "model_card.json").read_text())
+    facts["provenance"]["model_sha256"] = _MODEL
+    before = hashlib.sha256((copy / "model_card.json").read_bytes()).hexdigest()
+    (copy / "model_card.json").write_text(json.dumps(facts))
+    after = hashlib.sha256((copy / "model_card.json").read_bytes()).hexdigest()
+    sums = copy / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(before, after))
+    (folder / "final").mkdir()
+    return folder
+
+
+def test_an_export_of_a_study_is_used_only_if_it_is_of_its_final_models(with_export: Path) -> None:
+    metrics = with_export / "final"
+    find_model(with_export)  # there are no final models: nothing says that it is old
+    write_metrics(metrics, winners("winner-s0", _MODEL))
+    find_model(with_export)
+    open_model(with_export)
+    write_metrics(metrics, winners("winner-s0", "ef" * 32))
+    for opened in (find_model, open_model):
+        with pytest.raises(StudyError) as caught:
+            opened(with_export)
+        assert str(caught.value) == (
+            "the exported model of mine is older than its final models; run `export mine`"
+        )
+    find_model(with_export / "export")  # named itself
+    assert open_model(with_export / "export").facts["provenance"]["model_sha256"] == _MODEL
+
+
+@pytest.mark.parametrize("command", [["predict", "mine", "a.png"], ["serve", "mine"]])
+def test_the_commands_refuse_an_old_export(with_export: Path, command: list[str]) -> None:
+    write_metrics(with_export / "final", winners("winner-s0", "ef" * 32))
+    words = [sys.executable, "-m", "search", *command, "--runs", str(with_export.parent)]
+    ran = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=50)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "older than its final models; run `export mine`" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_another_program_is_not_taken_for_the_export_it_lies_in(
+    exported: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    (copy / "other.onnx").write_bytes(b"another network")
+    with pytest.raises(StudyError, match=r"other\.onnx is no model\.onnx"):
+        find_model(copy / "other.onnx")
+    with pytest.raises(CheckpointError):
+        find_model(copy / "model.pt2")

@@ -111,6 +111,20 @@ def test_who_diverges_leaves_and_a_race_of_nobody_has_no_verdict() -> None:
     assert judge(entrants(a=5, b=1), {"a": [None], "b": [None]}, **SPLIT) is None
 
 
+def test_where_all_who_lead_diverge_one_that_had_left_is_chosen() -> None:
+    values: dict[str, Row] = {
+        "a": [0.92, 0.93, None],
+        "b": [0.921, 0.929, None],
+        "c": [0.90, 0.901],
+    }
+    before = judge(entrants(a=5, b=5, c=5), {n: row[:2] for n, row in values.items()}, **SPLIT)
+    assert before is not None and before.left["c"][0] == 2 and not before.ended
+    verdict = judge(entrants(a=5, b=5, c=5), values, **SPLIT)
+    assert verdict is not None
+    assert (verdict.chosen, verdict.alive) == ("c", ("c",))
+    assert verdict.ended == "everybody who had led diverged" and set(verdict.left) == {"a", "b"}
+
+
 def test_the_smaller_network_wins_within_one_standard_error_and_only_there() -> None:
     near: dict[str, Row] = {"big": [0.920, 0.921, 0.9225], "small": [0.919, 0.9215, 0.921]}
     verdict = judge(entrants(big=9000, small=10), near, max_rounds=3, **IMAGES)

@@ -62,7 +62,7 @@ STUDY = (
     "space={filters: {choice: [4, 6, 8], per_block: true}, num_blocks: 1,"
     " learning_rate: {float: [0.02, 0.3], log: true}, batch_size: 64}",
     "asha={min_competitors: 2, reduction_factor: 2, grace_epochs: 1}",
-    "final={finalists: 3, rounds: 3, seeds: 2, baseline_seeds: 1, export: false}",
+    "final={finalists: 3, rounds: 3, seeds: 2, baseline_seeds: 1}",
     "resources.max_concurrent=2",
 )
 
@@ -116,6 +116,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["report", "small"],
         ["explain", "small", "t0001"],
         ["resume", "small", "-q"],
+        ["verify", "small"],
+        ["space", "small"],
+        ["export", "small", "--out", str(folder / "exported")],
     ):  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "search", *command, "--runs", str(folder / "runs")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import io
 import json
@@ -12,6 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +26,16 @@ import pytest
 from chromium import PROGRAM, Chromium
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.requests import Request
 
 from data.images import FASHION_CLASSES, ImageShape
+from model.exported import ExportedModel, open_export
+from search.handover import serve_upload
 from search.handover.predict import find_model, predict
-from search.handover.serve import _listen
+from search.handover.serve import _hosts, _listen
+from search.handover.serve_app import make_app
 from search.handover.serve_batch import Batcher
-from search.handover.serve_upload import MAX_BYTES, Refused, pixels_of
+from search.handover.serve_upload import MAX_BYTES, Refused, Uploads, pixels_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -328,6 +336,143 @@ def test_pixels_of_colour_are_taken_channel_by_channel() -> None:
     for wrong in (values.transpose(1, 2, 0).tolist(), [[0.5] * 12], ["1"] * 12, [True] * 12, None):
         with pytest.raises(Refused, match="JSON must be"):
             pixels_of(json.dumps({"pixels": wrong}).encode(), shape)
+
+
+def test_a_long_text_among_pixels_takes_no_memory() -> None:
+    # NumPy would give every element the room of the longest.
+    shape = ImageShape(channels=1, height=28, width=28, num_classes=2)
+    body = json.dumps({"pixels": ["a" * 40_000] + [""] * 783}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match="one of these is none"):
+            pixels_of(body, shape)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    several: list[Any] = [
+        [[0] * 28] * 29,
+        [[0] * 28] * 27 + [[0] * 27],
+        [[[[0] * 28] * 28]],
+        [[]],
+        [0.0],
+    ]
+    for strange in several:
+        with pytest.raises(Refused, match=r"these are of|one of these"):
+            pixels_of(json.dumps({"pixels": strange}).encode(), shape)
+
+
+def request_of(body: bytes, kind: str, host: str | None = "localhost:8000") -> dict[str, Any]:
+    """Return the scope of a request to predict."""
+    names = {"content-type": kind, "content-length": str(len(body))} | (
+        {"host": host} if host else {}
+    )
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+    }
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/json"])
+def test_few_pictures_are_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    inside, most = 0, 0
+    lock = threading.Lock()
+
+    def unpack(content: bytes, shape: ImageShape) -> NDArray[np.uint8]:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.02)
+        with lock:
+            inside -= 1
+        if content == b"large":
+            raise MemoryError
+        return np.zeros((1, 2, 2), np.uint8)
+
+    monkeypatch.setattr(serve_upload, "_decode", unpack)
+    monkeypatch.setattr(serve_upload, "pixels_of", unpack)
+
+    async def ask() -> list[Any]:
+        uploads = Uploads(ImageShape(channels=1, height=2, width=2, num_classes=2))
+
+        async def one(body: bytes) -> Any:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": body}
+
+            return await uploads.read(Request(request_of(body, kind), receive))
+
+        return await asyncio.gather(*map(one, [b"large", *[b"x"] * 9]), return_exceptions=True)
+
+    large, *others = asyncio.run(ask())
+    assert most <= 2
+    assert isinstance(large, Refused)
+    assert large.status == 503
+    assert [row.shape for row in others] == [(1, 2, 2)] * 9
+
+
+def ask_app(
+    model: ExportedModel, host: str | None, hosts: frozenset[str] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Ask an application of `model` for one picture's class; return status and answer."""
+    app = make_app(model, max_batch=1, max_wait_ms=0, hosts=hosts)
+    body = json.dumps({"pixels": [0] * 784}).encode()
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        async with app.router.lifespan_context(app):
+            await app(request_of(body, "application/json", host), receive, send)
+
+    asyncio.run(ask())
+    return sent[0]["status"], json.loads(b"".join(part.get("body", b"") for part in sent))
+
+
+def test_a_page_from_elsewhere_cannot_ask_under_a_name_of_its_own(exported: Path) -> None:
+    model = open_export(exported)
+    with _listen("127.0.0.1", 0) as listener:
+        hosts = _hosts("Mine.Example", listener)
+    own = ["localhost:80", "LOCALHOST", "127.0.0.1:8000", "[::1]", "[::1]:80", "mine.example:1"]
+    for host in own:
+        assert ask_app(model, host, hosts)[0] == 200, host
+    for other in (
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1x",
+        None,
+    ):
+        status, answer = ask_app(model, other, hosts)
+        assert (status, list(answer)) == (421, ["error"]), other
+    with _listen("0.0.0.0", 0) as listener:
+        assert _hosts("0.0.0.0", listener) is None
+    assert ask_app(model, "evil.example")[0] == 200
+
+
+def test_the_server_asks_who_is_called(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", "/model", headers={"Host": f"evil.example:{server.port}"})
+    answer = connection.getresponse()
+    assert (answer.status, list(json.loads(answer.read()))) == (421, ["error"])
+    connection.close()
+
+
+def test_a_model_that_fails_is_told_in_one_line_and_not_raised_again(exported: Path) -> None:
+    class Broken:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError("broken\nin two lines")
+
+    model = dataclasses.replace(open_export(exported), session=Broken())
+    # Raised again, it would come out here, and a server would print its traceback.
+    answer = ask_app(model, "localhost")
+    assert answer == (500, {"error": "the model gave no answer: broken in two lines"})
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from landscape import SPACE, Landscape, searched, settings
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks.landscape import SPACE, Landscape, searched, settings
 from search.cli import app
 from search.config.config_file import load_config
 from search.config.cube import Cube

@@ -127,9 +127,9 @@ def test_all_studies_have_a_line_and_a_broken_one_its_reason(
     finish(study)
     (tmp_path / "broken").mkdir()
     text = drawn(studies_table([tmp_path / name for name in ("broken", "other", "shown")]))
-    assert re.search(r"^other +created +synthetic +0 +- +- +-$", text, re.MULTILINE), text
+    assert re.search(r"^other +created +synthetic +0 +- +- +- +-$", text, re.MULTILINE), text
     assert re.search(
-        r"^shown +finished +fashion-mnist +5 +92\.34 % +93\.12 % +92\.6. to 93\.6.$", text, re.M
+        r"^shown +finished +fashion-mnist +5 +92\.34 % +93\.12 % +92\.6. to 93\.6. +1$", text, re.M
     )
     assert re.search(r"broken: \S+ holds no study", " ".join(text.split()))
     assert "python -m search run" in drawn(studies_table([]))
@@ -170,7 +170,7 @@ def test_the_summary_gives_the_answer_and_where_everything_is(
 
 def race(study: Study, *, ended: str) -> None:
     """Note a race of two finalists and a baseline, as `search.final.finalists` does."""
-    rows = [("t0003", 3, 0.81), ("t0004", 3, 0.17), ("seed-32", 2, None)]
+    rows = [("t0004", 3, 0.81), ("t0003", 3, 0.17), ("seed-32", 2, None)]
     candidates = [
         {"name": name, "kind": "baseline" if "seed" in name else "finalist", "trial": name}
         | {"parameters": 1000 * rounds, "epochs": 3, "search_value": 0.9234}
@@ -179,11 +179,11 @@ def race(study: Study, *, ended: str) -> None:
         | {"why_left": "", "adjusted_mean": 0.91}
         for name, rounds, chance in rows
     ]
-    optimism = {"trial": "t0004", "search_value": 0.9234, "remeasured": 0.9187}
+    optimism = {"trial": "t0003", "search_value": 0.9234, "remeasured": 0.9187}
     study.note(
         "race",
         {"candidates": candidates, "rounds": 3, "max_rounds": 5, "ended": ended}
-        | {"chosen": "t0003" if ended else None, "leader": "t0004", "reason": "it is smaller"}
+        | {"chosen": "t0004" if ended else None, "leader": "t0003", "reason": "it is smaller"}
         | {"optimism": optimism | {"optimism": 0.0047, "ci95": [-0.001, 0.0104]}},
     )
 
@@ -217,12 +217,16 @@ def test_the_summary_tells_the_race_the_paired_test_and_what_is_not_the_winner(
         r"Not the winner: its answers averaged +Test +95 % interval",
         r"ensemble of 3 seeds +93\.88 % +93\.40 to 94\.30",
         r"Winner +t0004 \(sampler\), validation accuracy 89\.00 %",
-        r"Chosen +t0003: a race of 3, 3 rounds, P\(best\) 0\.81",
+        r"Chosen +t0004: a race of 3, 3 rounds, P\(best\) 0\.81",
         r"it is smaller",
         r"Optimism +\+0\.47 points, 95 % interval -0\.10 to \+1\.04: the search saw 92\.34 %",
     ):
         assert re.search(fact, text), f"{fact}\n{text}"
     assert text.index("Winner leads") < text.index("Not the winner") < text.index("Winner  ")
+    write_metrics(study.folder / "final", metrics | {"winner_trial": "t0003"})
+    later = drawn(summary(study))  # the study was extended, and raced again, but not retrained yet
+    assert re.search(r"Chosen +t0004 since then; `resume` retrains it", later)
+    assert "P(best)" not in later
 
 
 def test_who_asked_for_quiet_is_told_the_outcome_on_one_line(study: Study) -> None:
@@ -249,13 +253,13 @@ def test_status_tells_the_stage_after_the_search_and_how_the_finalists_stand(stu
     text = drawn(status_table(study))
     assert "shown - searched; racing the finalists " in text
     assert "finalists - 3 rounds of at most 5 " in text
-    assert re.search(r"t0003 +3 +91\.30 % +0\.21 +0\.81 +92\.34 % +3,000", text), text
+    assert re.search(r"t0004 +3 +91\.30 % +0\.21 +0\.81 +92\.34 % +3,000", text), text
     assert re.search(r"seed-32 +2 +91\.20 % +0\.21 +- +92\.34 % +2,000  left after", text), text
     race(study, ended="all rounds were done")
     study.sessions.end(session)
     text = drawn(status_table(study))
     assert "shown - searched " in text
-    assert "finalists - 3 rounds of at most 5, t0003 is chosen " in text
+    assert "finalists - 3 rounds of at most 5, t0004 is chosen " in text
     assert all(len(line) <= 80 for line in text.splitlines())
 
 

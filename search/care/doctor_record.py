@@ -17,6 +17,7 @@ from search.care.diagnosis import RECORD_BACK, Cure, Found, IncurableError
 from search.drive.restore import certain_end, score, stop_reasons
 from search.propose.ledger import Ledger
 from search.record.dataset import image_shape
+from search.record.lineage import NOTED, as_stored, digest, is_there
 from search.record.record import EventKind
 from search.record.study import UNSEARCHED, State, Study, StudyError, Trial, trial_name
 from search.words import one_line
@@ -75,6 +76,8 @@ class RecordCheck:
                 yield f"{name} waits in Optuna's tables: another program has put it there"
             elif not noted.get("refusal") and (why := _why_untrainable(noted)):
                 yield f"{name} has no configuration in Optuna's tables that can be trained: {why}"
+        if lost := _why_not_inherited(self._study):
+            yield lost
         yield from self._disorder(set(numbers))
         yield from self._unproposed(numbers)
         yield from self._contradictions()
@@ -229,6 +232,27 @@ def _take_over(study: Study, stale: set[int]) -> None:
     except (AssertionError, LookupError, TypeError, ValueError, StudyError) as error:
         why = one_line(f"{type(error).__name__}: {error}")
         raise IncurableError(f"no driver can take over ({why}); {RECORD_BACK}") from None
+
+
+def _why_not_inherited(study: Study) -> str:
+    """Return what is wrong with the trials that a study has of its parent, or an empty string."""
+    facts, there = study.noted(NOTED), is_there(study)
+    if facts is None and not there:
+        return ""
+    if facts is not None and not isinstance(facts, Mapping):
+        return f"what is noted of the parent is {one_line(repr(facts))}"
+    whose = f"the trials of {(facts or {}).get('parent')}, which the study was begun with,"
+    if not there:
+        return f"{whose} are gone: the database has no table fs_inherited"
+    try:
+        stored = as_stored(study)
+    except (StudyError, AttributeError):
+        return f"{whose} cannot be read"
+    if facts is None:
+        return "trials of an earlier study are there, but not whose they are" if stored else ""
+    if digest(stored) != facts.get("digest"):
+        return f"{whose} are not what was written: their digest differs"
+    return ""
 
 
 def _stands(outcome: str) -> str:

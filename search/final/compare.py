@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from model.softmax import softmax
+
 _RESAMPLES = 2000
 
 
@@ -72,8 +74,8 @@ def extra_rows(
         mirrored: Those of the mirrored images.
         labels: (N,).
     """
-    plain = [_softmax(logits) for logits in answers]
-    both = [(p + _softmax(q)) / 2 for p, q in zip(plain, mirrored, strict=True)]
+    plain = [softmax(logits) for logits in answers]
+    both = [(p + softmax(q)) / 2 for p, q in zip(plain, mirrored, strict=True)]
     seeds = len(plain)
     rows = [("flip", "flip averaging, mean over seeds", both)]
     if seeds > 1:
@@ -93,12 +95,6 @@ def sum_of(shares: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the sum of probabilities (N, K), whose largest is that of their mean."""
     total: NDArray[np.float64] = np.sum(shares, axis=0)
     return total
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _interval(groups: Sequence[NDArray[np.bool_]]) -> list[float]:

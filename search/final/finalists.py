@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,30 +65,45 @@ def winner_of(study: Study) -> tuple[Trial, int]:
 
 
 def entrants_of(study: Study) -> list[Entrant]:
-    """Return who is raced: the best trials, no configuration twice, and the study's baselines."""
-    final, able = study.config.final, [t for t in study.trials() if t.can_win]
+    """Return who is raced: the best trials, no configuration twice, and the study's baselines.
+
+    A baseline that is the best of all is raced in any case, and one that was trained again for
+    longer is a baseline still.
+    """
+    final, trials = study.config.final, study.trials()
+    by_name, best = {trial.name: trial for trial in trials}, best_of(trials)
     found, known = list[Entrant](), set[str]()
-    for trial in sorted(able, key=lambda t: t.merit):
-        baseline = trial.origin.startswith("baseline ")
-        key = json.dumps(trial.configuration, sort_keys=True)
-        if key in known or (baseline and not final.race_baselines):
+    for trial in sorted((t for t in trials if t.can_win), key=lambda t: t.merit):
+        baseline = _baseline_of(trial, by_name)
+        if baseline and not final.race_baselines and trial is not best:
             continue
         if not baseline and sum(e.kind == "finalist" for e in found) >= final.finalists:
+            continue
+        key = baseline or json.dumps(trial.configuration, sort_keys=True)
+        if key in known:
             continue
         known.add(key)
         found.append(
             Entrant(
-                name=trial.origin.removeprefix("baseline ") if baseline else trial.name,
+                name=baseline or trial.name,
                 kind="baseline" if baseline else "finalist",
                 trial=trial.name,
                 parameters=trial.parameters or 0,
                 # A baseline as it is retrained; others by what the search has seen of them.
-                epochs=study.config.max_epochs if baseline else best_length(trial),
+                epochs=trial.max_epochs if baseline else best_length(trial),
                 search_value=trial.value or 0.0,
                 search_epochs=trial.best_epoch or 0,
             )
         )
     return found
+
+
+def _baseline_of(trial: Trial, by_name: Mapping[str, Trial]) -> str:
+    """Return the baseline that a trial is, also where it is one "again"; empty for others."""
+    while (first := trial.origin.partition(" again")[0]) in by_name:
+        trial = by_name[first]
+    name = trial.origin.removeprefix("baseline ")
+    return name if name != trial.origin else ""
 
 
 def is_raced(study: Study) -> bool:

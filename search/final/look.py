@@ -14,6 +14,7 @@ from data.loader import as_tensors
 from data.source import load_test
 from model.checkpoint import load_model
 from model.evaluate import evaluate_logits, predict_logits
+from model.softmax import softmax
 from search.final.compare import bootstrap_interval, compare, extra_rows
 from search.final.training import sha256
 from search.record.final_metrics import read_metrics, write_metrics
@@ -26,8 +27,8 @@ _LAST = (1.0, 0, 0)  # worse than every trial
 
 def was_opened_for_others(study: Study) -> bool:
     """Return whether the test set was opened, but never for the final models there are now."""
-    seen, now = _looks(study), _models(read_metrics(study.folder / "final"))
-    return bool(seen) and all(look["models"] != now for look in seen)
+    seen, metrics = _looks(study), read_metrics(study.folder / "final")
+    return bool(seen and metrics) and all(look["models"] != _models(metrics) for look in seen)
 
 
 def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     metrics["test_images"] = test.num_images
     metrics["groups"] = {group: _summary(rights) for group, rights in correct.items()}
     metrics["extras"] = extra_rows(answers, mirrored, test.labels) if answers else []
-    metrics["comparison"] = _comparison(study, correct)
+    metrics["comparison"] = _comparison(study, correct, metrics["models"])
     metrics["test_fingerprint"] = test.fingerprint()
     if look is not None:
         study.record.end_look(look, result=json.dumps(metrics["groups"]))
@@ -106,7 +107,9 @@ def _models(metrics: dict[str, Any]) -> str:
     return json.dumps({row["name"]: row["model_sha256"] for row in metrics["models"]})
 
 
-def _comparison(study: Study, correct: dict[str, list[NDArray[np.bool_]]]) -> dict[str, Any] | None:
+def _comparison(
+    study: Study, correct: dict[str, list[NDArray[np.bool_]]], models: list[dict[str, Any]]
+) -> dict[str, Any] | None:
     """Compare the winner with the baseline that the search, not the test, found best."""
     trials = {trial.origin: trial for trial in study.trials()}
     rivals = [
@@ -121,7 +124,8 @@ def _comparison(study: Study, correct: dict[str, list[NDArray[np.bool_]]]) -> di
         np.stack(correct["winner"]),
         np.stack(correct[name]),
         name=name,
-        models=("winner-s0", f"{name}-s0"),
+        # A seed that diverged is not there, and another one is the first.
+        models=[next(m["name"] for m in models if m["group"] == g) for g in ("winner", name)],
     )
 
 
@@ -139,8 +143,7 @@ def _summary(rights: list[NDArray[np.bool_]]) -> dict[str, Any]:
 
 def _keep_worst(path: Path, test: LabelledImages, logits: NDArray[np.float32]) -> None:
     # For the report, which must not open the test set: the images most surely misjudged.
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits)
     true = probabilities[np.arange(len(logits)), test.labels]
     worst = np.argsort(true, kind="stable")[:_WORST]
     np.savez_compressed(

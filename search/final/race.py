@@ -92,12 +92,18 @@ def judge(
             left[name] = (rounds, f"diverged in round {rounds}")
             shown[name] = 0.0
         if not alive:
-            return None
+            # Better one that looked hopeless than none: they are compared among themselves.
+            alive = [name for name in left if None not in values[name]]
+            if not alive:
+                return None
+            for name in alive:
+                del left[name]
+            ended = "everybody who had led diverged"
         seen = {n: values[n][:rounds] for n in (*alive, *left) if None not in values[n][:rounds]}
         belief = believe(seen, validation_images=validation_images, train_images=train_images)
         chances, losses = _among(belief, alive)
         shown |= chances
-        if rounds >= MIN_ROUNDS:
+        if rounds >= MIN_ROUNDS and not ended:
             top = max(alive, key=lambda name: chances[name])
             for name in [n for n in alive if chances[n] < HOPELESS and n != top]:
                 alive.remove(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from data.images import LabelledImages
 from data.loader import as_tensors
@@ -49,7 +50,7 @@ def export_winner(study: Study, images: LabelledImages, out_dir: Path | None = N
         "model_sha256": row["model_sha256"],
         "data": facts.get("name"),
         "data_fingerprint": facts.get("fingerprint"),
-        "test_looks": len(looks),
+        "test_looks": sum(look.showed for look in looks),
         **(study.noted("environment") or {}),
     }
     if caution := data_caution(study):
@@ -78,13 +79,21 @@ def export_winner(study: Study, images: LabelledImages, out_dir: Path | None = N
         return out_dir
     ours = study.folder / "export"
     replace_folder(place, ours)
-    study.note("exported", row["model_sha256"])
+    study.note("exported", _what(study, row))
     return ours
 
 
 def is_exported(study: Study) -> bool:
-    """Return whether the study's own export is there, of the final model there is now."""
+    """Return whether the study's own export is there, of the final model there is now.
+
+    After a further look it is another one: its card tells how often the test set was opened.
+    """
     models = read_metrics(study.folder / "final").get("models", [])
     rows = [row for row in models if row["group"] == "winner"]
     there = (study.folder / "export" / "SHA256SUMS").is_file()
-    return there and bool(rows) and study.noted("exported") == rows[0]["model_sha256"]
+    return there and bool(rows) and study.noted("exported") == _what(study, rows[0])
+
+
+def _what(study: Study, row: dict[str, Any]) -> str:
+    shown = sum(look["result"] is not None for look in study.record.looks())
+    return f"{row['model_sha256']}, {shown} looks"

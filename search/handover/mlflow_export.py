@@ -10,10 +10,12 @@ import re
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from search.config.config_file import dump_config
 from search.record.final_metrics import read_metrics
 from search.record.study import Study, StudyError, Trial
 from search.words import data_caution
@@ -46,7 +48,8 @@ def export_to_mlflow(study: Study, place: str, exported: Path) -> str:
     Args:
         study: Retrained, and exported.
         place: A folder (its mlflow.db and artifacts/ are made), or a tracking URI.
-        exported: The export, which goes there with the report and the result.
+        exported: The export, which goes there with the report and the result; without the report
+            where that names the study's database.
 
     Raises:
         StudyError: MLflow is not installed, or does not take it.
@@ -75,9 +78,19 @@ class _Writer:
         self._client, self._experiment = client, experiment
         self._entities: Any = importlib.import_module("mlflow.entities")
         self._runs = 0
+        self._unfinished: list[str] = []
 
     def write(self, study: Study, exported: Path) -> int:
-        """Write all runs; return how many."""
+        """Write all runs; return how many. Where that is broken off, those begun have failed."""
+        try:
+            return self._study(study, exported)
+        except BaseException:
+            with suppress(Exception):  # what broke it off is what is told
+                for run in reversed(self._unfinished):
+                    self._client.set_terminated(run, "FAILED")
+            raise
+
+    def _study(self, study: Study, exported: Path) -> int:
         metrics, trials = read_metrics(study.folder / "final"), study.trials()
         times = [row.at for trial in trials for row in trial.epochs]
         parent = self._begin(study.name, min(times, default=None), {"kind": "study"} | _tags(study))
@@ -92,7 +105,14 @@ class _Writer:
             self._trial(trial, parent)
         for row in metrics.get("models", []):
             self._final(row, parent)
-        for path in (study.folder / name for name in ("result.json", "report.html", "config.yaml")):
+        names = ["result.json", "report.html", "config.yaml"]
+        if study.config.storage is not None:
+            # Whoever sees the run need not see where the database is and as whom it is entered:
+            # that is in the file, and the report shows the file.
+            names = names[:1]
+            config = dump_config(study.config.model_copy(update={"storage": None}))
+            self._client.log_text(parent, config, "config.yaml")
+        for path in (study.folder / name for name in names):
             if path.is_file():
                 self._client.log_artifact(parent, str(path))
         self._client.log_artifacts(parent, str(exported), "export")
@@ -142,7 +162,8 @@ class _Writer:
             self._experiment, start_time=_milliseconds(at), run_name=name, tags=own
         )
         self._runs += 1
-        return str(run.info.run_id)
+        self._unfinished.append(str(run.info.run_id))
+        return self._unfinished[-1]
 
     def _log(
         self,
@@ -164,6 +185,7 @@ class _Writer:
     def _end(self, run: str, status: str, at: float | None) -> None:
         if status != "RUNNING":
             self._client.set_terminated(run, status, end_time=_milliseconds(at))
+        self._unfinished.remove(run)
 
 
 def _tags(study: Study) -> dict[str, str]:

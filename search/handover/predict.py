@@ -15,11 +15,16 @@ from data.images import FASHION_CLASSES, DataError, ImageShape
 from data.memory import check_memory
 from data.tabular import read_pixels
 from model.batch import bytes_per_image, images_at_once
-from model.exported import open_export
+from model.exported import SUMS, ExportedModel, open_export
+from model.softmax import softmax
+from search.record.final_metrics import read_metrics
 from search.study_error import StudyError
 
 Told = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
+
+Noted = Callable[[int, int], None]
+"""Called with how many images are bright at the edges, and of how many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,20 +65,27 @@ def find_model(place: Path) -> Labeller:
     An export is checked against its sums and run by ONNX Runtime; weights alone by PyTorch.
 
     Raises:
-        StudyError: There is none.
+        StudyError: There is none, or a study's export is not of the final models there are now.
         ExportError: The export is not what was written.
         CheckpointError: The file is not a model of ours.
     """
-    for folder in (place, place / "export", place.parent if place.suffix == ".onnx" else place):
-        if (folder / "SHA256SUMS").is_file():
-            return _exported(folder)
-    candidates = (
-        place,
+    if place.is_file():
+        if place.suffix != ".onnx":
+            return _weights(place)
+        if place.name != "model.onnx":
+            raise StudyError(
+                f"{place} is no model.onnx; of an export, give the folder, its model.onnx or its"
+                " model.safetensors"
+            )
+        return _exported(open_export(place.parent))
+    if any((folder / SUMS).is_file() for folder in (place, place / "export")):
+        return _exported(open_model(place))
+    # A study's own weights before those of an export that has lost its sums.
+    for path in (
         place / "model.safetensors",
+        *(place / "final" / row["name"] / "model.safetensors" for row in _winner(place)),
         place / "export" / "model.safetensors",
-        place / "final" / "winner-s0" / "model.safetensors",
-    )
-    for path in candidates:
+    ):
         if path.is_file():
             return _weights(path)
     raise StudyError(
@@ -82,8 +94,38 @@ def find_model(place: Path) -> Labeller:
     )
 
 
-def _exported(folder: Path) -> Labeller:
-    model = open_export(folder)
+def open_model(place: Path, *, threads: int = 0) -> ExportedModel:
+    """Open the export of a study folder, or an export folder.
+
+    Args:
+        place: The folder.
+        threads: CPU threads of the runtime; 0 leaves that to it.
+
+    Raises:
+        StudyError: A study's export is not of the final models there are now.
+        ExportError: It holds no export, or a file of it was changed.
+    """
+    if (place / SUMS).is_file() or not (place / "export").is_dir():
+        return open_export(place, threads=threads)
+    model = open_export(place / "export", threads=threads)
+    made_of = (model.facts.get("provenance") or {}).get("model_sha256")
+    if any(row["model_sha256"] != made_of for row in _winner(place)):
+        raise StudyError(
+            f"the exported model of {place.name} is older than its final models; run"
+            f" `export {place.name}`"
+        )
+    return model
+
+
+def _winner(place: Path) -> list[dict[str, Any]]:
+    """Return the row of a study's first final model, the one that is exported; none elsewhere."""
+    if not place.is_dir():
+        return []
+    models = read_metrics(place / "final").get("models", [])
+    return [row for row in models if row["group"] == "winner"][:1]
+
+
+def _exported(model: ExportedModel) -> Labeller:
     return Labeller(
         shape=model.shape,
         classes=model.classes,
@@ -119,11 +161,20 @@ def predict(
     top: int,
     invert: bool = False,
     told: Told = lambda done, total: None,
+    noted: Noted = lambda bright, total: None,
 ) -> list[Prediction]:
     """Label PNG and JPEG files, folders of them, and CSV files (with or without labels).
 
     Pictures are turned to the model's size and channels. Garments must be bright on dark, as in
     Fashion-MNIST: nothing is inverted but where `invert` says so.
+
+    Args:
+        labeller: The model.
+        inputs: The files and folders.
+        top: Classes for each image.
+        invert: Turn dark on bright into bright on dark first.
+        told: While pictures are read.
+        noted: Where the model knows bright on dark, and some of these are bright at the edges.
 
     Raises:
         DataError: An input is missing, of another kind, or does not hold what it should.
@@ -132,7 +183,10 @@ def predict(
     sources, pixels = read_inputs(labeller, inputs, told=told)
     if invert:
         np.subtract(255, pixels, out=pixels)
-    return label(labeller, sources, pixels, top=top)
+    predictions = label(labeller, sources, pixels, top=top)
+    if labeller.dark_ground and (bright := int(bright_edged(pixels).sum())):
+        noted(bright, len(pixels))
+    return predictions
 
 
 def read_inputs(
@@ -195,8 +249,7 @@ def top_classes(
     """
     if not np.isfinite(logits).all():
         raise StudyError("the model answers not-a-number: its training diverged; give another one")
-    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(logits)
     classes = np.argsort(-shares, axis=1, kind="stable")[:, :top]
     return classes, np.take_along_axis(shares, classes, axis=1)
 

@@ -53,7 +53,9 @@ def serve(
     top_classes(model.logits(one), 1)  # the first answer is slow, and may be none
     listener = _listen(host, port)
     try:
-        app = make_app(model, max_batch=max_batch, max_wait_ms=max_wait_ms)
+        app = make_app(
+            model, max_batch=max_batch, max_wait_ms=max_wait_ms, hosts=_hosts(host, listener)
+        )
         config = uvicorn.Config(
             app,
             log_level="error",
@@ -106,6 +108,16 @@ def _listen(host: str, port: int) -> socket.socket:
             " --port (0: any that is free), or a --host of this machine"
         ) from None
     return listener
+
+
+def _hosts(host: str, listener: socket.socket) -> frozenset[str] | None:
+    """Return by which names it may be called: on loopback those of this machine, else any."""
+    place = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    if not place.is_loopback:
+        return None
+    own = f"[{place}]" if place.version == 6 else str(place)
+    given = f"[{host.lower()}]" if ":" in host else host.lower()
+    return frozenset({"localhost", "127.0.0.1", "[::1]", own, given})
 
 
 def _greeting(model: ExportedModel, host: str, listener: socket.socket) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,11 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from data.one_line import one_line
 from model.exported import ExportedModel
 from model.seal import Look, seal_in_words
 from search.handover.predict import bright_edged, top_classes
@@ -26,6 +31,7 @@ from search.handover.serve_upload import MAX_BYTES, MAX_PIXELS, Refused, Uploads
 
 _PAGE = Path(__file__).with_name("serve_page.html")
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_PORT = re.compile(r":\d*\Z")
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -36,8 +42,18 @@ _SAFE = {
 }
 
 
-def make_app(model: ExportedModel, *, max_batch: int, max_wait_ms: float) -> Starlette:
-    """Return the application that answers with `model`."""
+def make_app(
+    model: ExportedModel, *, max_batch: int, max_wait_ms: float, hosts: frozenset[str] | None = None
+) -> Starlette:
+    """Return the application that answers with `model`.
+
+    Args:
+        model: Checked and open.
+        max_batch: Images answered in one call, at most.
+        max_wait_ms: Milliseconds that an image waits for others.
+        hosts: Names, in lower case, by which it may be called; None for any. A page from elsewhere
+            can have its own name point to this machine, and would then read the answers.
+    """
     server = _Server(model, Batcher(model.logits, max_batch=max_batch, max_wait_ms=max_wait_ms))
 
     @asynccontextmanager
@@ -47,6 +63,7 @@ def make_app(model: ExportedModel, *, max_batch: int, max_wait_ms: float) -> Sta
 
     return Starlette(
         lifespan=while_it_serves,
+        middleware=[] if hosts is None else [Middleware(_KnownHosts, hosts=hosts)],
         routes=[
             Route("/", server.page),
             Route("/predict", server.predict, methods=["POST"]),
@@ -57,9 +74,24 @@ def make_app(model: ExportedModel, *, max_batch: int, max_wait_ms: float) -> Sta
             Refused: _refused,
             HTTPException: _refused,
             ClientDisconnect: _refused,
-            Exception: _failed,
         },
     )
+
+
+class _KnownHosts:
+    """Let in only what calls this server by one of its names, at whatever port."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = Headers(scope=scope).get("host", "").lower()
+            if _PORT.sub("", given) not in self._hosts:
+                told = f"this server is not {given[:100]!r}; call it by its address, or localhost"
+                await JSONResponse({"error": told}, status_code=421)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Server:
@@ -87,6 +119,15 @@ class _Server:
         return JSONResponse(facts_of(self._model))
 
     async def predict(self, request: Request) -> Response:
+        try:
+            return await self._answer(request)
+        except (Refused, HTTPException, ClientDisconnect):
+            raise  # told in _refused
+        except Exception as error:  # handled above, it would be printed with its traceback too
+            told = one_line(f"the model gave no answer: {error}")
+            return JSONResponse({"error": told[:500]}, status_code=500)
+
+    async def _answer(self, request: Request) -> Response:
         began = time.perf_counter()
         top = _number(request, "top", default=5, most=len(self._model.classes))
         invert, seen = _flag(request, "invert"), _flag(request, "seen")
@@ -185,7 +226,3 @@ async def _refused(_: Request, error: Exception) -> Response:
         status, headers = error.status_code, dict(error.headers or {})
         told = f"{error.detail}; there are POST /predict, GET /model, GET /health and GET /"
     return JSONResponse({"error": told}, status_code=status, headers=headers)
-
-
-async def _failed(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"the model gave no answer: {error}"}, status_code=500)

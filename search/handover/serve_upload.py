@@ -26,6 +26,8 @@ MAX_SECONDS = 30.0
 """Within which a body must have come."""
 MAX_HELD = 256_000_000
 """Bytes of all bodies that are held at a time."""
+MAX_UNPACKED = 2
+"""Pictures that are unpacked at a time: each may take 16 bytes a pixel meanwhile."""
 
 
 class Refused(OneLineError):
@@ -44,6 +46,7 @@ class Uploads:
         """Read images of the model's `shape`."""
         self._shape = shape
         self._held = 0
+        self._unpacking = asyncio.Semaphore(MAX_UNPACKED)
 
     async def read(self, request: Request) -> NDArray[np.uint8]:
         """Return the image (C, H, W) of a request.
@@ -56,12 +59,14 @@ class Uploads:
             async with asyncio.timeout(MAX_SECONDS):
                 await self._fill(body, request)
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind == "application/json":
-                return pixels_of(bytes(body), self._shape)
-            content = bytes(body)
-            if kind == "multipart/form-data":
-                content = await _file_of(request, content)
-            return await asyncio.to_thread(_decode, content, self._shape)
+            unpack = pixels_of if kind == "application/json" else _decode
+            async with self._unpacking:
+                content = bytes(body)
+                if kind == "multipart/form-data":
+                    content = await _file_of(request, content)
+                return await asyncio.to_thread(unpack, content, self._shape)
+        except MemoryError:
+            raise Refused(503, "there is no memory for the picture; try again later") from None
         except TimeoutError:
             raise Refused(408, f"the picture did not come within {MAX_SECONDS:.0f} s") from None
         finally:
@@ -90,14 +95,25 @@ def pixels_of(body: bytes, shape: ImageShape) -> NDArray[np.uint8]:
     number = int(np.prod(size))
     wanted = f'JSON must be {{"pixels": [...]}} with {number} whole numbers from 0 to 255'
     try:
-        values = np.array(json.loads(body)["pixels"])
+        values = json.loads(body)["pixels"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused(400, f"{wanted}, channel by channel and row by row") from None
-    if values.size != number or values.shape not in (size, size[1:], (number,)):
-        raise Refused(400, f"{wanted} (image {size}); these are of shape {values.shape}")
-    if values.dtype.kind != "i" or values.min() < 0 or values.max() > 255:
+    # Not by NumPy: of one long text among numbers it would make as many as long.
+    shape_of: tuple[int, ...] = ()
+    flat: list[Any] = [values]
+    while len(shape_of) < 3 and flat and type(flat[0]) is list:
+        length = len(flat[0])
+        if any(type(part) is not list or len(part) != length for part in flat):
+            raise Refused(400, f"{wanted} (image {size}); these are of rows of several lengths")
+        shape_of += (length,)
+        if len(flat) * length > number:
+            break
+        flat = [value for part in flat for value in part]
+    if shape_of not in (size, size[1:], (number,)):
+        raise Refused(400, f"{wanted} (image {size}); these are of shape {shape_of}")
+    if any(type(value) is not int or not 0 <= value <= 255 for value in flat):
         raise Refused(400, f"{wanted}; one of these is none")
-    return values.astype(np.uint8).reshape(size)
+    return np.array(flat, np.uint8).reshape(size)
 
 
 def _decode(content: bytes, shape: ImageShape) -> NDArray[np.uint8]:

@@ -123,6 +123,7 @@ def take_from(
         "trials_left_out": dict(left_out.most_common()),
         "projected": free,
         "changes": [dict(change) for change in changes],
+        "test_looks": _looks_of(parent) + before.get("test_looks", 0),
         "digest": digest(taken),
     }
     return Lineage(facts=facts, taken=tuple(taken), left_out=left_out)
@@ -161,8 +162,14 @@ def inherited(study: Study) -> list[Inherited]:
 
 
 def as_stored(study: Study) -> list[Inherited]:
-    """Return them as they are in the record, whether or not that is what was written."""
+    """Return them as they are in the record, whether or not that is what was written.
+
+    Raises:
+        StorageError: They cannot have been written so, or the table is gone.
+    """
     with as_written(study.folder):
+        if not is_there(study):
+            raise strange(study.folder, f"a parent, but no table {_TABLE.name}")
         rows = rows_of(engine_of(study.optuna), _TABLE, study.optuna._study_id, _TABLE.c.number)
         return [
             Inherited(
@@ -177,6 +184,11 @@ def as_stored(study: Study) -> list[Inherited]:
         ]
 
 
+def is_there(study: Study) -> bool:
+    """Return whether the study's database has the table: some study in it once had a parent."""
+    return sa.inspect(engine_of(study.optuna)).has_table(_TABLE.name)
+
+
 def digest(trials: Sequence[Inherited]) -> str:
     """Return a SHA-256 of all that is kept of trials (64 hex digits)."""
     text = json.dumps([_fields(one) for one in trials], sort_keys=True)
@@ -187,8 +199,9 @@ def lineage_of(study: Study) -> dict[str, Any] | None:
     """Return where a study comes from, JSON-plain; None where it has no parent.
 
     `parent`; `ancestors`, the parent first; `generation`, 2 for a child; `trials_taken`;
-    `trials_left_out` and `left_out_why` {reason: trials}; `changes` of the space, each with
-    `parameter`, `was`, `is` and `why` (empty where a person made it).
+    `trials_left_out` and `left_out_why` {reason: trials}; `test_looks`, how often the ancestors had
+    looked at the test set and seen a number, when the study was begun; `changes` of the space, each
+    with `parameter`, `was`, `is` and `why` (empty where a person made it).
     """
     facts = study.noted(NOTED)
     if facts is None:
@@ -201,8 +214,13 @@ def lineage_of(study: Study) -> dict[str, Any] | None:
             "trials_taken": facts["trials_taken"],
             "trials_left_out": sum(facts["trials_left_out"].values()),
             "left_out_why": facts["trials_left_out"],
+            "test_looks": facts.get("test_looks", 0),
             "changes": facts["changes"],
         }
+
+
+def _looks_of(study: Study) -> int:
+    return sum(row["result"] is not None for row in study.record.looks())
 
 
 def _known_to(parent: Study) -> Iterator[Inherited]:

@@ -15,7 +15,7 @@ def command_facts(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         study: Whose commands they are.
-        facts: `winner`, `best`, `models` and `looks` of the report.
+        facts: `winner`, `best`, `models` and `seal_breaks` of the report.
     """
     name, runs = shlex.quote(study.name), _runs(study.folder.parent)
     where = "" if runs == "runs" else f" --runs {shlex.quote(runs)}"
@@ -33,7 +33,7 @@ def command_facts(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
         rows.append((f"train {what} as its worker did", f"reproduce {name} {trial.name}{where}"))
         rows.append((f"why {what} was proposed and kept", f"explain {name} {trial.name}{where}"))
     if facts["models"]:
-        seal = ' --break-seal "why"' if facts["looks"] else ""
+        seal = ' --break-seal "why"' if facts["seal_breaks"] else ""
         what = "open the test set again, which marks the result" if seal else "open the test set"
         rows.append((what, f"evaluate {name}{seal}{where}"))
         rows.append(("the model as a folder that stands alone", f"export {name}{where}"))

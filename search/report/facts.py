@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.explain.workload import workloads
+from search.final.look import was_opened_for_others
 from search.record.study import UNSEARCHED, Study, Trial, best_of
 from search.report.answer import answer_facts
 from search.report.audit import audit_facts
@@ -90,7 +91,11 @@ def gather(study: Study) -> dict[str, Any]:
         **class_facts(study, models[0] if models else None),
         "environment": study.noted("environment") or {},
     }
-    facts["overtaken"] = _overtaken(facts)
+    tested = any(model["test"] is not None for model in models)
+    facts["seal_breaks"] = tested or was_opened_for_others(study)
+    if overtaken := _overtaken(facts):
+        facts["chosen_by"] = ""
+    facts["overtaken"] = overtaken
     facts["next_step"] = _next_step(study, facts)
     return facts | command_facts(study, facts)
 
@@ -153,12 +158,21 @@ def _edges(points: Sequence[Point], dimensions: Sequence[Axis], best: Trial | No
 
 
 def _overtaken(facts: Mapping[str, Any]) -> str:
-    """Say that a better trial came after the winner was chosen, where one did."""
+    """Say that another trial was chosen, or a better one came, since the winner was retrained."""
     winner, best, race = facts["winner"], facts["best"], facts["race"]
-    if winner is None or best is None or best.number == winner.number:
+    if winner is None or best is None:
         return ""
-    if race and best.name in {row["trial"] for row in race["candidates"]}:
-        return ""  # it was raced, and another one was chosen
+    if race and race["ended"]:
+        chosen = next(row["trial"] for row in race["candidates"] if row["name"] == race["chosen"])
+        if chosen != winner.name:
+            return (
+                f"The retrained winner is {winner.name}; since then the race has chosen {chosen}."
+                " `resume` retrains it."
+            )
+        if best.name in {row["trial"] for row in race["candidates"]}:
+            return ""  # it was raced, and another one was chosen
+    if best.number == winner.number:
+        return ""
     return (
         f"The retrained winner is {winner.name}; since then {best.name} has become the best trial."
     )
@@ -173,7 +187,7 @@ def _next_step(study: Study, facts: Mapping[str, Any]) -> tuple[str, str]:
     if not models:
         return "The best configurations have not been retrained yet", f"retrain {study.name}"
     if all(model["test"] is None for model in models):
-        seal = ' --break-seal "why it is opened again"' if facts["looks"] else ""
+        seal = ' --break-seal "why it is opened again"' if facts["seal_breaks"] else ""
         what = "The retrained models have not met the test images yet"
         return what, f"evaluate {study.name}{seal}"
     return "", ""

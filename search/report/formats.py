@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+
+from model.markdown import plain as plain
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -52,16 +53,6 @@ def duration(seconds: float) -> str:
 def when(at: float) -> str:
     """Return a Unix time as a date and time, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def plain(text: Any) -> str:
-    """Return text that stands for itself in a cell of a Markdown table."""
-    words = " ".join(str(text).split()).replace("\\", "\\\\")
-    for mark, kept in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        words = words.replace(mark, kept)
-    for mark in "|`*_[]":
-        words = words.replace(mark, "\\" + mark)
-    return words
 
 
 FILTERS = {

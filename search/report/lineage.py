@@ -24,6 +24,8 @@ def lineage_facts(result: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(("Taken over", plural(lineage["trials_taken"], "trial") + " as evidence"))
     why = lineage.get("left_out_why", {})
     rows += [("Left out", f"{plural(number, 'trial')}: {reason}") for reason, number in why.items()]
+    if looks := lineage.get("test_looks"):
+        rows.append(("Test set", f"its ancestors had looked at it {plural(looks, 'time')}"))
     changes = [
         {
             "parameter": change["parameter"],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.record.lineage import lineage_of
 from search.record.study import Study
 from search.words import plural
 
@@ -13,12 +14,33 @@ _SHOWN = 10  # characters of a hash: enough to tell a study's models apart
 
 
 def seal_facts(study: Study) -> dict[str, Any]:
-    """Return every look, how many showed a number, and the words that stand beside each number."""
+    """Return every look, how many showed a number, and the words that stand beside each number.
+
+    Looks of ancestors are no looks of this study, but count for what its numbers are worth: they
+    are in the words, and `looks_before` is a sentence on them, empty where there were none.
+    """
     looks = [_look(number, row) for number, row in enumerate(study.record.looks(), start=1)]
     seen = [look for look in looks if look["seen"]]
     broken = any(look["broke_seal"] for look in seen)
-    words = f"{plural(len(seen), 'look')} at the test set" + (", SEAL BROKEN" if broken else "")
-    return {"looks": looks, "num_looks": len(seen), "seal_broken": broken, "looks_words": words}
+    before = (lineage_of(study) or {}).get("test_looks", 0)
+    words = f"{plural(len(seen), 'look')} at the test set"
+    words += f", {before} before by its ancestors" if before else ""
+    return {
+        "looks": looks,
+        "num_looks": len(seen),
+        "seal_broken": broken,
+        "looks_words": words + (", SEAL BROKEN" if broken else ""),
+        "looks_before": _before(before),
+    }
+
+
+def _before(looks: int) -> str:
+    if not looks:
+        return ""
+    return (
+        f"Its ancestors had looked at the test set {plural(looks, 'time')}: what was learnt there"
+        " may have gone into this study's space."
+    )
 
 
 def _look(number: int, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
     if not folders:
         return Text("no studies yet; start one: python -m search run --preset quickstart")
     table = columns(
-        "Study", "State*", "Data", "Trials>", "Validation>", "Test>", "95 % interval>", "Looks>"
+        "Study", "State*", "Data", "Trials>", "Valid.>", "Test>", "95 % interval>", "Looks>"
     )
     refused = []
     for folder in folders:

@@ -52,7 +52,7 @@ def summary(study: Study) -> RenderableType:
             parts += [_extras(final["extras"]), ""]
     parts.append(_winner(study, result))
     if race and race["ended"]:
-        parts.append(_race(race))
+        parts.append(_race(race, final))
     title = Text.assemble((study.name, "bold"), f" - {state_of(study)}")
     panel = Panel(Group(*parts), title=title, title_align="left", border_style="green")
     return Group(panel, *_places(study))
@@ -137,10 +137,13 @@ def _paired(comparison: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _race(race: dict[str, Any]) -> Table:
+def _race(race: dict[str, Any], final: dict[str, Any] | None) -> Table:
     """Return who was chosen and how, and how far the search's best value was off."""
     table = _grid()
     rows = {row["name"]: row for row in race["candidates"]}
+    if final is not None and final["trial"] != rows[race["chosen"]]["trial"]:
+        table.add_row("Chosen", f"{race['chosen']} since then; `resume` retrains it")
+        return table
     chance = rows[race["chosen"]]["p_best"]
     text = f"{race['chosen']}: a race of {len(rows)}, {plural(race['rounds'], 'round')}"
     text += "" if chance is None else f", P(best) {chance:.2f}"

@@ -53,7 +53,7 @@ class RetrainScreen:
 
         Args:
             verbosity: How much is said.
-            what: Is trained: `finalists, round 1 of at most 5`.
+            what: Is trained: `finalists, rounds 1 to 2 of at most 5`.
             console: Standard error if left out.
         """
         self._verbosity, self._what = verbosity, what

@@ -1,6 +1,7 @@
-"""Searches without training on landscapes whose truth is known, for tests of what is said of them.
+"""Searches without training on landscapes whose truth is known, for what is said of them.
 
-An accuracy is what the landscape says of a configuration, on a curve that rises, with noise.
+An accuracy is what the landscape says of a configuration, on a curve that rises, with noise. The
+driver, the record and the sampler are those of a study.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from simulated_search import FACTS
 
 from data.images import ImageShape
 from model.train import EpochMetrics
@@ -26,6 +25,8 @@ Landscape = Callable[[Mapping[str, Any]], float | None]
 """Last accuracy of a configuration (`network` and `training` in one); None where it diverges."""
 
 SHAPE = ImageShape(channels=1, height=28, width=28, num_classes=10)
+FINGERPRINT = "f" * 64
+"""Of the images that are not there, and of their split."""
 NOISE = 0.004
 SPACE: dict[str, Any] = {
     "filters": 16,
@@ -36,6 +37,12 @@ SPACE: dict[str, Any] = {
     "batch_size": {"choice": [32, 64, 128, 256]},
     "schedule": {"choice": ["one-cycle", "cosine", "constant"]},
     "flip": {"choice": [False, True]},
+}
+_DATA = {
+    "name": "drawn",
+    "classes": [f"class {n}" for n in range(10)],
+    **{"channels": 1, "height": 28, "width": 28},
+    "fingerprint": FINGERPRINT,
 }
 
 
@@ -65,9 +72,11 @@ def searched(
     """Search to the end of the budget, or until a trial is truly so good at its last epoch.
 
     Returns the study and the epochs it took.
+
+    Raises:
+        StudyError: The folder is taken.
     """
-    facts = FACTS["data"] | {"fingerprint": "f" * 64}
-    study = create(config, folder, facts={"data": facts}, environment={}, lineage=lineage)
+    study = create(config, folder, facts={"data": _DATA}, environment={}, lineage=lineage)
     return study, go_on(study, landscape, until=until)
 
 
