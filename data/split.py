@@ -24,7 +24,7 @@ def stratified_split(
     if not 1 <= num_validation < len(labels):
         raise DataError(
             f"{num_validation} validation images were asked for, but of {len(labels)} training "
-            f"images between 1 and {len(labels) - 1} can be set aside"
+            f"images between 1 and {len(labels) - 1} can be set aside (data.validation_images)"
         )
     quotas = _shares(counts, num_validation)
     for value, count, quota in zip(values, counts, quotas, strict=True):

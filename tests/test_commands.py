@@ -214,11 +214,18 @@ def test_predict_labels_a_picture_and_a_csv_row_alike(runs: Path, tmp_path: Path
     assert first["labels"][0] in table.stdout
 
 
-def test_retrain_again_asks_for_a_reason_before_another_look(runs: Path) -> None:
+def test_what_is_retrained_alike_keeps_its_number_and_another_look_needs_a_reason(
+    runs: Path, result: dict[str, Any]
+) -> None:
     done = search("retrain", "small", "--runs", str(runs), "--quiet")
     assert done.returncode == 0, done.stderr
-    refused = search("evaluate", "small", "--runs", str(runs))
-    assert refused.returncode == 2
+    same = search("evaluate", "small", "--runs", str(runs), "--json")
+    assert same.returncode == 0, same.stderr  # the very files that were looked at before
+    again = json.loads(same.stdout)["final"]
+    assert again["test_looks"] == 1 and again["seal_broken"] is False
+    assert again["test_accuracies"] == result["final"]["test_accuracies"]
+    for refused in ([], ["--break-seal", " "]):
+        assert search("evaluate", "small", "--runs", str(runs), *refused).returncode == 2
     looked = search(
         "evaluate", "small", "--runs", str(runs), "--break-seal", "a test of the seal", "--json"
     )
@@ -226,6 +233,8 @@ def test_retrain_again_asks_for_a_reason_before_another_look(runs: Path) -> None
     final = json.loads(looked.stdout)["final"]
     assert final["test_looks"] == 2
     assert final["seal_broken"] is True
+    card = json.loads((runs / "small" / "export" / "model_card.json").read_text())
+    assert len(card["looks"]) == 2  # made anew: it tells of every look
 
 
 def test_explore_writes_one_page(tmp_path: Path) -> None:

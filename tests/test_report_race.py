@@ -43,7 +43,8 @@ def test_the_race_is_told_with_why_it_ended_who_was_chosen_and_the_optimism(
             "Chosen: t0004, because it is smaller",
             "The search saw 88.49% of t0008, its best; trained again it had 85.30% in the mean:"
             " the search was 3.19 points too high (optimism +3.19, 95% interval +1.02 to +5.36).",
-            "Chosen by a race of 3 candidates over 3 rounds, the best with probability 0.70.",
+            "Chosen by a race of 3 candidates: the smallest within one standard error of t0008,"
+            " which has the highest mean.",
         ):
             assert words in told, words
     text = content  # the Markdown twin

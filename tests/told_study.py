@@ -56,6 +56,7 @@ DATA = {
 }
 SECTIONS = (
     "The answer",
+    "The finalists' race",
     "Leaderboard",
     "Learning curves",
     "Rung board",
@@ -63,7 +64,6 @@ SECTIONS = (
     "What mattered",
     "Timeline",
     "Failures and infeasible trials",
-    "The finalists' race",
     "Final models",
     "The seal's record",
     "Conditions",

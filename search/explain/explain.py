@@ -68,6 +68,7 @@ def explain(study: Study, wanted: str) -> Explanation:
         "Now" if trial.outcome == "running" else "End": end_lines(
             study, trial, decisions, attempts
         ),
+        "Race": _race_lines(study, trial),
     }
     rank, of = _rank(trial, trials)
     facts = {
@@ -136,6 +137,19 @@ def find_trial(study: Study, trials: Sequence[Trial], wanted: str) -> Trial:
 def _rank(trial: Trial, trials: Sequence[Trial]) -> tuple[int | None, int]:
     merits = sorted(t.merit for t in trials if t.can_win)
     return merits.index(trial.merit) + 1 if trial.can_win else None, len(merits)
+
+
+def _race_lines(study: Study, trial: Trial) -> list[str]:
+    """Return how it fared among the finalists after the search, if it was one."""
+    race = study.noted("race") or {"candidates": []}
+    row = next((row for row in race["candidates"] if row["trial"] == trial.name), None)
+    if row is None or row["mean"] is None:
+        return []
+    text = f"Trained again in {plural(len(row['values']), 'round')}: {percent(row['mean'])} in the"
+    text += " mean" + ("." if row["p_best"] is None else f", P(best) {row['p_best']:.2f}.")
+    if row["name"] == race["chosen"]:
+        return [text, f"Chosen for the final models: {race['reason']}."]
+    return [text, f"It left the race: {row['why_left']}."] if row["why_left"] else [text]
 
 
 def _result(study: Study, trial: Trial, trials: Sequence[Trial]) -> str:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 RACE = "race"
 """What the record calls the race."""
+_NO_VALUE = (
+    "{0} has no trial with a value yet: go on with `resume {0}`, or, where its budget was spent"
+    " before an epoch ended, give it more: `extend {0} --minutes +10`"
+)
 _Values = dict[str, list[float | None]]
 
 
@@ -60,7 +64,7 @@ def winner_of(study: Study) -> tuple[Trial, int]:
         return next(t for t in trials if t.name == chosen["trial"]), int(chosen["epochs"])
     best = best_of(trials)
     if best is None or best.configuration is None:
-        raise StudyError(f"{study.name} has no trial with a value yet; run the search first")
+        raise StudyError(_NO_VALUE.format(study.name))
     return best, best_length(best)
 
 
@@ -136,7 +140,7 @@ def race(
     """
     entrants = entrants_of(study)
     if not entrants:
-        raise StudyError(f"{study.name} has no trial with a value yet; run the search first")
+        raise StudyError(_NO_VALUE.format(study.name))
     values = _known(study, entrants)
     while True:
         verdict = _judge(study, images, entrants, values)

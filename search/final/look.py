@@ -49,6 +49,8 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     Raises:
         StudyError: There are no final models, or the test set was looked at before.
     """
+    if break_seal is not None and not break_seal.strip():
+        raise StudyError('--break-seal needs a reason, which is kept: --break-seal "why"')
     metrics = read_metrics(study.folder / "final")
     if not metrics:
         raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")

@@ -20,6 +20,8 @@ SURE = 0.95
 """The race ends where one is the best with this probability."""
 MATTERS = 0.0003
 """... or where the best one is not expected to be better than the leader by this much accuracy."""
+MOST_GIVEN = 0.005
+"""Accuracy that a smaller network may cost at most, however large the standard error is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,10 +173,13 @@ def _choose(
     sizes: Mapping[str, int],
 ) -> tuple[str, str]:
     """Return the smallest network that is not worse by more than one standard error, and why."""
+    if len(means) == 1:
+        return leader, "nobody else was raced"
     near = [
         name
         for name in alive
-        if means[leader] - means[name] <= belief.error_between(leader, name) or name == leader
+        if means[leader] - means[name] <= min(belief.error_between(leader, name), MOST_GIVEN)
+        or name == leader
     ]
     chosen = min(near, key=lambda name: (sizes[name], -means[name]))
     if chosen == leader:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,7 @@ class FinalModel:
     """Epochs trained; the schedule may be longer."""
     seed: int
     held_out: int = 0
-    """Images held out of the training and measured on: a finalist of the race, whose weights are
-    not kept. 0: trained on everything and kept."""
+    """Images held out and measured on, in the race; 0: trained on everything, and kept."""
     split_seed: int = 0
     """Draws the images that are held out, stratified by class."""
 
@@ -71,10 +70,9 @@ def train_models(
     progress: Progress,
     cluster: Cluster | None = None,
 ) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
-    """Train networks side by side; yield each with its outcome as it ends.
+    """Train networks side by side; yield each with its outcome; broken off, end its processes.
 
-    In worker processes, without Ray, or as tasks of a cluster. An outcome has `diverged_at`, an
-    epoch, or `seconds` and what is known of the model. Broken off, it ends its processes.
+    An outcome has `diverged_at`, an epoch, or `seconds` and what is known of the model.
 
     Raises:
         StudyError: The images have changed since the study was begun, or a worker process died.
@@ -290,7 +288,9 @@ def _train_one(
         }
     folder.mkdir(exist_ok=True)
     path = folder / MODEL_FILE
-    save_model(training, path, classes=bench.classes, metrics=asdict(metrics))
+    # Without times: trained again it is the same file, and its test number stands.
+    told = asdict(replace(metrics, images_per_second=0.0, seconds=0.0))
+    save_model(training, path, classes=bench.classes, metrics=told)
     return {
         "model_sha256": sha256(path),
         "fingerprint": bench.fingerprint,

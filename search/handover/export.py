@@ -50,6 +50,7 @@ def export_winner(study: Study, images: LabelledImages, out_dir: Path | None = N
         "model_sha256": row["model_sha256"],
         "data": facts.get("name"),
         "data_fingerprint": facts.get("fingerprint"),
+        "trained_on": f"{images.num_images:,} images",
         "test_looks": sum(look.showed for look in looks),
         **(study.noted("environment") or {}),
     }

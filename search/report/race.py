@@ -102,6 +102,13 @@ def _chosen_by(race: Mapping[str, Any]) -> str:
     if not race["ended"]:
         return ""
     row = next(row for row in race["candidates"] if row["name"] == race["chosen"])
+    if len(race["candidates"]) == 1:
+        return f"Trained again over {plural(race['rounds'], 'round')}; nobody else was raced."
+    if race["chosen"] != race["leader"]:
+        return (
+            f"Chosen by a race of {plural(len(race['candidates']), 'candidate')}: the smallest"
+            f" within one standard error of {race['leader']}, which has the highest mean."
+        )
     sure = "" if row["p_best"] is None else f", the best with probability {row['p_best']:.2f}"
     return (
         f"Chosen by a race of {plural(len(race['candidates']), 'candidate')} over"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from search.record.view import View
 from search.screen.screen import columns, frame
-from search.screen.summary import interval, is_interrupted, state_of, summary
+from search.screen.summary import is_interrupted, state_of, summary
 from search.words import one_line, percent, plural
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
 
     if not folders:
         return Text("no studies yet; start one: python -m search run --preset quickstart")
-    table = columns(
-        "Study", "State*", "Data", "Trials>", "Valid.>", "Test>", "95 % interval>", "Looks>"
-    )
+    table = columns("Study", "State*", "Data", "Trials>", "Valid.>", "Test>", "+->", "Looks>")
     refused = []
     for folder in folders:
         try:
@@ -55,17 +53,22 @@ def studies_table(folders: Sequence[Path]) -> RenderableType:
             str(result["trials"]["total"]),
             percent(best.get("val_accuracy")),
             percent(final.get("test_accuracy")),
-            interval(final.get("ci95")),
+            _half(final.get("ci95")),
             _looks(final),
         )
     return Group(table, *refused)
+
+
+def _half(bounds: list[float] | None) -> str:
+    """Return half the width of an interval, in points."""
+    return "-" if bounds is None else f"{50 * (bounds[1] - bounds[0]):.2f}"
 
 
 def _looks(final: dict[str, Any]) -> str:
     """Return how often the test images were opened: beside every number they gave."""
     if not final:
         return "-"
-    return f"{final['test_looks']}{', seal broken' if final['seal_broken'] else ''}"
+    return f"{final['test_looks']}{' (broken)' if final['seal_broken'] else ''}"
 
 
 def _standing(race: dict[str, Any]) -> RenderableType:

@@ -44,6 +44,9 @@ def summary(study: Study) -> RenderableType:
         text.append(f", {result['dataset']['test_images']:,} test images")
         answer.add_row("Test", text)
         answer.add_row("Looks", _looks(final["test_looks"], final["seal_broken"]))
+        if final["comparison"] and final["comparison"]["ci95"][1] < 0:
+            worse = f"the winner is worse than {final['comparison']['baseline']}: nothing was found"
+            answer.add_row(Text("CAUTION", style="reverse"), Text(worse, style="bold yellow"))
         if final["comparison"]:
             for name, line in _paired(final["comparison"]):
                 answer.add_row(name, line)
@@ -146,7 +149,8 @@ def _race(race: dict[str, Any], final: dict[str, Any] | None) -> Table:
         return table
     chance = rows[race["chosen"]]["p_best"]
     text = f"{race['chosen']}: a race of {len(rows)}, {plural(race['rounds'], 'round')}"
-    text += "" if chance is None else f", P(best) {chance:.2f}"
+    if chance is not None and race["chosen"] == race["leader"] and len(rows) > 1:
+        text += f", P(best) {chance:.2f}"
     table.add_row("Chosen", text)
     table.add_row("", race["reason"])
     if found := race["optimism"]:
