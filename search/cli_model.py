@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from data.one_line import OneLineError
 from search.cli_options import (
     DEFAULT_RUNS,
     AsJson,
@@ -77,6 +78,7 @@ def predict(
 
     labeller = find_model(_place(model, runs))
     bright: list[tuple[int, int]] = []
+    unread: list[str] = []
     console = Console(stderr=True)
     columns = (TextColumn("reading pictures"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
@@ -90,6 +92,7 @@ def predict(
                 task, completed=done, total=total, visible=total >= 200
             ),
             noted=lambda number, total: bright.append((number, total)),
+            skipped=unread.append,
         )
     if as_json:
         typer.echo(json.dumps([p.to_dict() for p in predictions], indent=2))
@@ -103,6 +106,10 @@ def predict(
             f"note: bright at the edges: {plural(number, 'image')} of {total:,}; the model"
             f" knows garments bright on dark, so try {'without' if invert else 'with'} --invert\n"
         )
+    for reason in unread:
+        sys.stderr.write(f"not labelled: {OneLineError(reason)}\n")
+    if unread:
+        raise typer.Exit(1)
 
 
 @models.command()

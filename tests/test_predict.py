@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from data.images import FASHION_CLASSES
+from data.images import FASHION_CLASSES, DataError
 from model.checkpoint import CheckpointError, load_model, save_model
 from model.proof import ExportError
 from search.handover.predict import (
@@ -50,6 +50,19 @@ def pictures(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(folder / name)
     Image.fromarray(np.full((50, 50), 250, np.uint8)).save(folder / "c.png")
     return folder
+
+
+def test_a_folder_with_a_damaged_picture_has_the_others_labelled(
+    exported: Path, pictures: Path
+) -> None:
+    (pictures / "b2.png").write_bytes(b"no picture")
+    model = find_model(exported)
+    unread: list[str] = []
+    found = predict(model, [pictures], top=1, skipped=unread.append)
+    assert [Path(row.source).name for row in found] == ["a.png", "b.jpg", "c.png"]
+    assert len(unread) == 1 and "b2.png" in unread[0]
+    with pytest.raises(DataError, match=r"b2\.png"):
+        predict(model, [pictures / "b2.png"], top=1, skipped=unread.append)  # it was asked for
 
 
 def test_an_export_and_its_weights_say_the_same(exported: Path, pictures: Path) -> None:

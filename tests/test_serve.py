@@ -486,7 +486,12 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True)])
 def test_a_browser_takes_a_picture_and_shows_the_answer(
-    server: Server, pictures: list[Path], window: Chromium, width: int, dark: bool
+    server: Server,
+    pictures: list[Path],
+    window: Chromium,
+    tmp_path: Path,
+    width: int,
+    dark: bool,
 ) -> None:
     window.open(server.url, width=width, dark=dark)
     window.until("document.title.startsWith('demo')")
@@ -502,3 +507,8 @@ def test_a_browser_takes_a_picture_and_shows_the_answer(
     ground = window.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground))) < 384) == dark
     assert window.complaints == []
+    (broken := tmp_path / "broken.png").write_bytes(b"no picture")
+    window.choose("#file", broken)
+    window.until("document.getElementById('message').className === 'error'")
+    assert "cannot be read" in window.run("document.getElementById('message').textContent")
+    assert window.run("document.getElementById('pictures').hidden")  # the boot before is gone

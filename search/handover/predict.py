@@ -25,6 +25,8 @@ Told = Callable[[int, int], None]
 
 Noted = Callable[[int, int], None]
 """Called with how many images are bright at the edges, and of how many."""
+Skipped = Callable[[str], None]
+"""Called with why a picture was left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +164,7 @@ def predict(
     invert: bool = False,
     told: Told = lambda done, total: None,
     noted: Noted = lambda bright, total: None,
+    skipped: Skipped | None = None,
 ) -> list[Prediction]:
     """Label PNG and JPEG files, folders of them, and CSV files (with or without labels).
 
@@ -175,12 +178,14 @@ def predict(
         invert: Turn dark on bright into bright on dark first.
         told: While pictures are read.
         noted: Where the model knows bright on dark, and some of these are bright at the edges.
+        skipped: Told of each picture of a folder that cannot be read, while the others are
+            labelled; without it, one is an error.
 
     Raises:
         DataError: An input is missing, of another kind, or does not hold what it should.
         StudyError: The model's weights are of a training that diverged.
     """
-    sources, pixels = read_inputs(labeller, inputs, told=told)
+    sources, pixels = read_inputs(labeller, inputs, told=told, skipped=skipped)
     if invert:
         np.subtract(255, pixels, out=pixels)
     predictions = label(labeller, sources, pixels, top=top)
@@ -190,7 +195,11 @@ def predict(
 
 
 def read_inputs(
-    labeller: Labeller, inputs: list[Path], *, told: Told = lambda done, total: None
+    labeller: Labeller,
+    inputs: list[Path],
+    *,
+    told: Told = lambda done, total: None,
+    skipped: Skipped | None = None,
 ) -> tuple[list[str], NDArray[np.uint8]]:
     """Read all images; return where each is from, and (N, C, H, W). Raises DataError."""
     shape = labeller.shape
@@ -214,9 +223,15 @@ def read_inputs(
             raise DataError(f"{path}: must be a folder, a .csv, or {', '.join(PICTURES)}")
         _check_memory(labeller, path, len(pictures))
         for number, picture in enumerate(pictures, start=1):
-            images.append(read_image(picture, shape))
             told(number, len(pictures))
-        sources.extend(map(str, pictures))
+            try:
+                images.append(read_image(picture, shape))
+            except DataError as error:
+                if skipped is None or not path.is_dir():
+                    raise
+                skipped(str(error))
+                continue
+            sources.append(str(picture))
     if not images:
         raise DataError("nothing to predict: the inputs hold no image")
     return sources, np.stack(images)
