@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import hypergeom
@@ -73,16 +73,7 @@ def failing(sample: Sample, keys: Mapping[str, Sequence[str]]) -> list[Finding]:
             f"{bad_in} of {inside} trials {region} diverged or failed, against"
             f" {bad_all - bad_in} of {len(mine) - inside} elsewhere"
         )
-        found.append(
-            Finding(
-                key=region.key,
-                kind="failed",
-                evidence=evidence,
-                chance=chance,
-                end=region.end,
-                value=region.value,
-            )
-        )
+        found.append(_finding(region, "failed", evidence, chance))
         left = [other for other in left if other.key != region.key]
         bad = [params for params in bad if not region.has(params)]
         good = [params for params in good if not region.has(params)]
@@ -125,17 +116,21 @@ def weak(sample: Sample, keys: Mapping[str, Sequence[str]]) -> list[Finding]:
             f" {int(inside.sum())} that are lie {-100 * float(fit.estimates[0]):.2f} points lower,"
             " other parameters held"
         )
-        found.append(
-            Finding(
-                key=region.key,
-                kind="weak",
-                evidence=evidence,
-                chance=chance,
-                end=region.end,
-                value=region.value,
-            )
-        )
+        found.append(_finding(region, "weak", evidence, chance))
     return found
+
+
+def _finding(
+    region: Region, kind: Literal["failed", "weak"], evidence: str, chance: float
+) -> Finding:
+    return Finding(
+        key=region.key,
+        kind=kind,
+        evidence=evidence,
+        chance=chance,
+        end=region.end,
+        value=region.value,
+    )
 
 
 def _regions(
