@@ -151,7 +151,7 @@ def _points(study: Study, advice: Advice, config: StudyConfig) -> list[str]:
     lines: list[str] = []
     seen: list[dict[str, Any]] = []
     for trial in able:
-        if not trial.can_win or trial.origin.startswith("baseline ") or len(seen) == _AGAIN:
+        if not trial.can_win or trial.is_baseline or len(seen) == _AGAIN:
             continue
         if trial.configuration is None or trial.max_epochs != config.max_epochs:
             continue

@@ -103,7 +103,7 @@ def sample_of(study: Study, trials: Sequence[Trial]) -> Sample:
     assert startup != "auto"
     for trial in trials:
         made = frozen[trial.number]
-        if not made.params or trial.origin.startswith("baseline ") or trial.refusal:
+        if not made.params or trial.is_baseline or trial.refusal:
             continue
         curve = curve_of(made.intermediate_values, levels, 1.0)
         if made.user_attrs.get(UNTRAINABLE) or trial.outcome == "failed":

@@ -105,7 +105,7 @@ def advise(study: Study) -> Advice:
         *weak(sample, keys),
         *edges(ends, owner),
     ]
-    best = best_of([trial for trial in trials if not trial.origin.startswith("baseline ")])
+    best = best_of([trial for trial in trials if not trial.is_baseline])
     changed = _Changed(study, sample, keys, None if best is None else best.configuration)
     for finding in sorted(found, key=lambda finding: _ORDER[finding.kind]):
         changed.follow(finding)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import hypergeom
 
+from search.config.axis import Axis
 from search.explain.effects import Sample, chance_where_drawn, fit_beside
 from search.explain.space_change import End
 from search.explain.space_findings import ALPHA, FEWEST, GRID, Finding
@@ -136,12 +137,11 @@ def _finding(
 def _regions(
     sample: Sample, key: str, names: Sequence[str], everyone: Sequence[Params]
 ) -> Iterator[Region]:
-    axis = next((sample.cube.axes[name] for name in names if name in sample.cube.axes), None)
+    axis = _axis(sample, names)
     if axis is None:
         return
     if not axis.is_ordered:
-        for choice in axis.choices:
-            yield Region(key=key, names=tuple(names), end=None, value=choice)
+        yield from _choices(key, names, axis)
         return
     taken = sorted({p[name] for p in everyone for name in names if name in p})
     for value in taken[1:]:
@@ -150,13 +150,21 @@ def _regions(
         yield Region(key=key, names=tuple(names), end="lowest", value=value)
 
 
+def _axis(sample: Sample, names: Sequence[str]) -> Axis | None:
+    return next((sample.cube.axes[name] for name in names if name in sample.cube.axes), None)
+
+
+def _choices(key: str, names: Sequence[str], axis: Axis) -> Iterator[Region]:
+    for choice in axis.choices:
+        yield Region(key=key, names=tuple(names), end=None, value=choice)
+
+
 def _parts(sample: Sample, key: str, names: Sequence[str]) -> Iterator[Region]:
-    axis = next((sample.cube.axes[name] for name in names if name in sample.cube.axes), None)
+    axis = _axis(sample, names)
     if axis is None:
         return
     if not axis.is_ordered:
-        for choice in axis.choices:
-            yield Region(key=key, names=tuple(names), end=None, value=choice)
+        yield from _choices(key, names, axis)
         return
     if len(names) > 1 or len({axis.decode(float(unit)) for unit in GRID}) < 3:
         return

@@ -210,9 +210,16 @@ def _judge(
         entrants,
         values,
         max_rounds=study.config.final.rounds,
-        validation_images=len(images.validation_indices),
-        train_images=len(images.train_indices),
+        **_sizes(images),
     )
+
+
+def _sizes(images: StudyImages) -> dict[str, int]:
+    """Return how many images a round holds out and trains on, as statistics and record say it."""
+    return {
+        "validation_images": len(images.validation_indices),
+        "train_images": len(images.train_indices),
+    }
 
 
 def _known(study: Study, entrants: list[Entrant]) -> _Values:
@@ -229,10 +236,7 @@ def _write(
     values: _Values,
     verdict: Verdict | None,
 ) -> None:
-    sizes = {
-        "validation_images": len(images.validation_indices),
-        "train_images": len(images.train_indices),
-    }
+    sizes = _sizes(images)
     rows = [_row(entrant, values[entrant.name], verdict) for entrant in entrants]
     best = min(entrants, key=lambda e: -e.search_value)
     told = optimism(values, best.name, best.search_value, **sizes)

@@ -27,7 +27,7 @@ _LAST = (1.0, 0, 0)  # worse than every trial
 
 def was_opened_for_others(study: Study) -> bool:
     """Return whether the test set was opened, but never for the final models there are now."""
-    seen, metrics = _looks(study), read_metrics(study.folder / "final")
+    seen, metrics = study.shown_looks(), read_metrics(study.folder / "final")
     return bool(seen and metrics) and all(look["models"] != _models(metrics) for look in seen)
 
 
@@ -54,7 +54,7 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
     metrics = read_metrics(study.folder / "final")
     if not metrics:
         raise StudyError(f"{study.name} has no retrained models yet; run `retrain {study.name}`")
-    seen, models = _looks(study), _models(metrics)
+    seen, models = study.shown_looks(), _models(metrics)
     lost = break_seal is None and "groups" not in metrics
     is_same = lost and any(look["models"] == models for look in seen)
     if seen and break_seal is None and not is_same:
@@ -98,11 +98,6 @@ def look_at_test(study: Study, *, reason: str, break_seal: str | None = None) ->
         study.record.end_look(look, result=json.dumps(metrics["groups"]))
     write_metrics(study.folder / "final", metrics)
     return metrics
-
-
-def _looks(study: Study) -> list[dict[str, Any]]:
-    # A look that showed no number (the images could not be read) stays on record, but is not one.
-    return [look for look in study.record.looks() if look["result"] is not None]
 
 
 def _models(metrics: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from model.export import export_model
 from model.seal import looks_of
 from search.drive.session import session
 from search.machine.slots import available_cpus
-from search.record.final_metrics import read_metrics
+from search.record.final_metrics import read_metrics, winner_rows
 from search.record.study import Study, StudyError
 from search.record.whole_file import replace_folder
 from search.words import data_caution
@@ -36,7 +36,7 @@ def export_winner(study: Study, images: LabelledImages, out_dir: Path | None = N
         ExportError: `out_dir` holds something, or a program disagrees with the network.
     """
     metrics = read_metrics(study.folder / "final")
-    rows = [row for row in metrics.get("models", []) if row["group"] == "winner"]
+    rows = winner_rows(metrics)
     if not rows:
         raise StudyError(f"{study.name} has no retrained model; run `retrain {study.name}`")
     row = rows[0]
@@ -89,12 +89,10 @@ def is_exported(study: Study) -> bool:
 
     After a further look it is another one: its card tells how often the test set was opened.
     """
-    models = read_metrics(study.folder / "final").get("models", [])
-    rows = [row for row in models if row["group"] == "winner"]
+    rows = winner_rows(read_metrics(study.folder / "final"))
     there = (study.folder / "export" / "SHA256SUMS").is_file()
     return there and bool(rows) and study.noted("exported") == _what(study, rows[0])
 
 
 def _what(study: Study, row: dict[str, Any]) -> str:
-    shown = sum(look["result"] is not None for look in study.record.looks())
-    return f"{row['model_sha256']}, {shown} looks"
+    return f"{row['model_sha256']}, {len(study.shown_looks())} looks"

@@ -189,7 +189,7 @@ class _Writer:
 
 
 def _tags(study: Study) -> dict[str, str]:
-    looks = [look for look in study.record.looks() if look["result"] is not None]
+    looks = study.shown_looks()
     versions = study.noted("environment") or {}
     return {
         "state": study.state,

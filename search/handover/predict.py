@@ -17,7 +17,7 @@ from data.tabular import read_pixels
 from model.batch import bytes_per_image, images_at_once
 from model.exported import SUMS, ExportedModel, open_export
 from model.softmax import softmax
-from search.record.final_metrics import read_metrics
+from search.record.final_metrics import read_metrics, winner_rows
 from search.study_error import StudyError
 
 Told = Callable[[int, int], None]
@@ -123,8 +123,7 @@ def _winner(place: Path) -> list[dict[str, Any]]:
     """Return the row of a study's first final model, the one that is exported; none elsewhere."""
     if not place.is_dir():
         return []
-    models = read_metrics(place / "final").get("models", [])
-    return [row for row in models if row["group"] == "winner"][:1]
+    return winner_rows(read_metrics(place / "final"))[:1]
 
 
 def _exported(model: ExportedModel) -> Labeller:

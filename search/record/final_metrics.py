@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def read_metrics(final: Path) -> dict[str, Any]:
             f" the models again with `retrain {final.parent.name}`"
         ) from error
     return content
+
+
+def winner_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the winner's models, the one that is exported first."""
+    return [row for row in metrics.get("models", []) if row["group"] == "winner"]
 
 
 def _digest(content: dict[str, Any]) -> str:

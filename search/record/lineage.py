@@ -105,7 +105,7 @@ def take_from(
         except Outside as error:
             left_out[str(error)] += 1
             continue
-        taken.append(Inherited(**{**_fields(one), "params": params}))
+        taken.append(Inherited(**{**asdict(one), "params": params}))
     if not any(one.curve for one in taken):
         why = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common(3))
         raise StudyError(
@@ -123,7 +123,7 @@ def take_from(
         "trials_left_out": dict(left_out.most_common()),
         "projected": free,
         "changes": [dict(change) for change in changes],
-        "test_looks": _looks_of(parent) + before.get("test_looks", 0),
+        "test_looks": len(parent.shown_looks()) + before.get("test_looks", 0),
         "digest": digest(taken),
     }
     return Lineage(facts=facts, taken=tuple(taken), left_out=left_out)
@@ -191,7 +191,7 @@ def is_there(study: Study) -> bool:
 
 def digest(trials: Sequence[Inherited]) -> str:
     """Return a SHA-256 of all that is kept of trials (64 hex digits)."""
-    text = json.dumps([_fields(one) for one in trials], sort_keys=True)
+    text = json.dumps([asdict(one) for one in trials], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -219,16 +219,12 @@ def lineage_of(study: Study) -> dict[str, Any] | None:
         }
 
 
-def _looks_of(study: Study) -> int:
-    return sum(row["result"] is not None for row in study.record.looks())
-
-
 def _known_to(parent: Study) -> Iterator[Inherited]:
     # The oldest first: of those that could not be trained the model keeps the last ones.
     yield from inherited(parent)
     frozen = parent.optuna.get_trials(deepcopy=False)
     for trial in parent.trials(frozen):
-        if trial.configuration is None or trial.origin.startswith("baseline "):
+        if trial.configuration is None or trial.is_baseline:
             continue
         made = frozen[trial.number]
         if not made.params:
@@ -241,7 +237,3 @@ def _known_to(parent: Study) -> Iterator[Inherited]:
             curve=dict(sorted(made.intermediate_values.items())),
             untrainable=bool(made.user_attrs.get(UNTRAINABLE)),
         )
-
-
-def _fields(one: Inherited) -> dict[str, Any]:
-    return asdict(one)

@@ -99,6 +99,13 @@ class Study:
         with as_written(self.folder):
             return self.optuna.user_attrs.get(key)
 
+    def shown_looks(self) -> list[dict[str, Any]]:
+        """Return the looks at the test set that showed a number, in order.
+
+        Where the images could not be read a look stays on record, but is not one.
+        """
+        return [look for look in self.record.looks() if look["result"] is not None]
+
     def trial_folder(self, number: int) -> Path:
         """Return the folder of one trial's files."""
         return self.folder / "trials" / trial_name(number)

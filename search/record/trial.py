@@ -52,6 +52,11 @@ class Trial:
         return trial_name(self.number)
 
     @property
+    def is_baseline(self) -> bool:
+        """Whether it is one of the study's baselines, which lie outside the space."""
+        return self.origin.startswith("baseline ")
+
+    @property
     def can_win(self) -> bool:
         """Whether it may be chosen: it has a value, and neither failed nor diverged."""
         return self.value is not None and self.outcome in ("complete", "pruned", "running")

@@ -8,7 +8,7 @@ from typing import Any
 from search.config.baselines import BASELINES
 from search.explain.audit import audit_of
 from search.explain.workload import workloads
-from search.record.final_metrics import read_metrics
+from search.record.final_metrics import read_metrics, winner_rows
 from search.record.lineage import lineage_of
 from search.record.lock import is_alive
 from search.record.study import Study, Trial, best_of
@@ -44,7 +44,7 @@ def build_result(study: Study) -> dict[str, Any]:
     metrics = final_metrics(study)
     groups = metrics.get("groups", {})
     models = metrics.get("models", [])
-    looks = [look for look in study.record.looks() if look["result"] is not None]
+    looks = study.shown_looks()
     final = None
     if "winner" in groups:
         winner = next(trial for trial in trials if trial.name == metrics["winner_trial"])
@@ -52,7 +52,7 @@ def build_result(study: Study) -> dict[str, Any]:
         final["trial"] = winner.name
         final["parameters"] = winner.parameters
         final["multiply_adds"] = winner.multiply_adds
-        final["epochs"] = next(m["epochs"] for m in models if m["group"] == "winner")
+        final["epochs"] = winner_rows(metrics)[0]["epochs"]
         final["train_accuracy"] = _train_accuracy(models, "winner")
         final["test_looks"] = len(looks)
         final["chosen_by"] = "race" if study.noted("race") else "search"

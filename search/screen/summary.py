@@ -96,7 +96,7 @@ def _winner(study: Study, result: dict[str, Any]) -> Table:
         table.add_row(
             chosen, f"{trial.name} ({trial.origin}), validation accuracy {percent(trial.value)}"
         )
-        if trial.origin.startswith("baseline "):
+        if trial.is_baseline:
             table.add_row("", "the search found nothing better than this baseline")
         if trial.configuration is not None:
             training = trial.configuration["training"]
