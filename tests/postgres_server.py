@@ -8,13 +8,30 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 _PLACES = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), "/opt/homebrew/bin"]
+
+
+@contextmanager
+def running_server() -> Iterator[Server]:
+    """Yield a server that runs; not below pytest's folder, which only its owner may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    server = None
+    try:
+        server = Server(folder)
+        yield server
+    finally:
+        if server is not None:
+            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from postgres_server import Server
+from postgres_server import Server, running_server
 
 from search.config.config import StudyConfig
 from search.handover.dashboard import DashboardError, _port, storage_url
@@ -146,15 +145,8 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Return a PostgreSQL server that runs."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    running = None
-    try:
-        running = Server(folder)
+    with running_server() as running:
         yield running
-    finally:
-        if running is not None:
-            running.stop()
-        shutil.rmtree(folder)
 
 
 def test_a_study_on_a_server_is_shown_and_no_password_is_said(

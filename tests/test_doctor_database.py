@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from postgres_server import Server
+from postgres_server import running_server
 from sick_study import content, copied, goes_on_as_if_nothing_had_been, killed, kinds, said
 from simulated_search import SEARCH
 
@@ -198,10 +196,7 @@ def test_a_journal_in_another_mode_is_set_right(patients: dict[str, Path], tmp_p
 def test_a_record_on_a_server_is_mended_as_one_in_a_file(
     make_config: Callable[..., StudyConfig], patients: dict[str, Path], tmp_path: Path
 ) -> None:
-    place = Path(tempfile.mkdtemp(prefix="pg-"))  # pytest's own may be entered by its owner only
-    server = None
-    try:
-        server = Server(place)
+    with running_server() as server:
         server.sql("CREATE DATABASE studies")
         config = make_config(storage=server.url("studies"), **SEARCH)
         folder = killed(tmp_path / "killed", config).folder
@@ -215,7 +210,3 @@ def test_a_record_on_a_server_is_mended_as_one_in_a_file(
         goes_on_as_if_nothing_had_been(folder, patients["finished"])
         server.sql("DROP TABLE fs_look", "studies")
         assert said(examine(folder, check=False)) == "the database has no table fs_look"
-    finally:
-        if server is not None:
-            server.stop()
-        shutil.rmtree(place)

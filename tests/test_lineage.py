@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import told_study
-from postgres_server import Server
+from postgres_server import running_server
 from simulated_search import told
 from typer.testing import CliRunner
 
@@ -404,25 +403,18 @@ def _steep(configuration: Any) -> float:
 
 
 @pytest.mark.slow
-def test_a_family_shares_a_database_on_a_server() -> None:
-    # Not below pytest's own folder, which may be entered by its owner only.
-    folder, server = Path(tempfile.mkdtemp(prefix="pg-")), None
-    try:
-        server = Server(folder)
+def test_a_family_shares_a_database_on_a_server(tmp_path: Path) -> None:
+    with running_server() as server:
         url = server.url("postgres")
         config = _settings(storage=url, budget={"trials": 12})
-        parent, _ = searched(folder / "runs" / "parent", config, _hill)
+        parent, _ = searched(tmp_path / "parent", config, _hill)
         lineage = bequeath(parent, config, FINGERPRINT)
-        first, _ = searched(folder / "runs" / "child", config, _hill, lineage=lineage)
+        first, _ = searched(tmp_path / "child", config, _hill, lineage=lineage)
         second = bequeath(first, config, FINGERPRINT)
-        last, _ = searched(folder / "runs" / "grandchild", config, _hill, lineage=second)
+        last, _ = searched(tmp_path / "grandchild", config, _hill, lineage=second)
         assert [len(inherited(study)) for study in (parent, first, last)] == [0, 12, 24]
         assert verify(open_study(first.folder)).difference is None
         assert verify(open_study(last.folder)).difference is None
-    finally:
-        if server is not None:
-            server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_evidence_is_no_trial_of_the_child(bear: Callable[..., Study], shape: Any) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
-from postgres_server import Server
+from postgres_server import Server, running_server
 from simulated_search import FACTS, SEARCH, search_on, told
 
 from search.config.config import StudyConfig
@@ -47,15 +46,8 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Return a server that runs."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # pytest's own may be entered by its owner only
-    running = None
-    try:
-        running = Server(folder)
+    with running_server() as running:
         yield running
-    finally:
-        if running is not None:
-            running.stop()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
