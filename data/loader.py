@@ -29,6 +29,13 @@ class Augmentation:
     flip: bool = False
     """Mirror left and right with probability 1/2."""
 
+    alternate: bool = False
+    """Draw that once an image, and mirror it in every other epoch from there (needs `flip`).
+
+    Two epochs then show both sides of every image, where two draws show one of them twice as often
+    as not (Jordan, arXiv:2404.00498, section 3.6).
+    """
+
     shift: int = 0
     """Move each way by up to this many pixels, evenly; what comes in is 0 (black)."""
 
@@ -38,6 +45,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 64:
             raise ValueError(f"`shift` is {self.shift}, but must be between 0 and 64 pixels")
+        if self.alternate and not self.flip:
+            raise ValueError("`alternate` is true without `flip`, which it is a form of: set both")
         if not 0.0 <= self.erase <= 1.0:
             raise ValueError(f"`erase` is {self.erase}, but must be between 0 and 1")
 
@@ -119,11 +128,23 @@ class Loader:
         device = self._images.device
         order = torch.randperm(len(self._images), generator=generator).to(device)
         varied = _EpochVariation(self._augmentation, self._images, self._batch_size, generator)
+        if self._augmentation.flip and self._augmentation.alternate:
+            varied.flipped = (self._first_flips()[order] + epoch % 2) % 2
         for start in range(0, self.num_batches * self._batch_size, self._batch_size):
             chosen = order[start : start + self._batch_size]
             # index_select copies: the shared images are never written to.
             images = self._images.index_select(0, chosen)
             yield varied.apply(images, start), self._labels.index_select(0, chosen)
+
+    def _first_flips(self) -> Tensor:
+        """Draw for each image (N, 1, 1, 1) uint8 whether it is mirrored in even epochs."""
+        assert self._seed is not None
+        mixed = int(np.random.SeedSequence([self._seed]).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(mixed >> 1)
+        flips = torch.randint(
+            0, 2, (len(self._images), 1, 1, 1), generator=generator, dtype=torch.uint8
+        )
+        return flips.to(self._images.device)
 
     def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, self.num_batches * self._batch_size, self._batch_size):
@@ -144,12 +165,12 @@ class _EpochVariation:
         num_images, channels, height, width = images.shape
         device = images.device
         self._shift = augmentation.shift
-        self._flipped: Tensor | None = None
+        self.flipped: Tensor | None = None
         self._offsets: Tensor | None = None
         self._rectangles: Tensor | None = None
         if augmentation.flip:
             flipped = torch.randint(0, 2, (num_images, 1, 1, 1), generator=generator)
-            self._flipped = flipped.to(torch.uint8).to(device)
+            self.flipped = flipped.to(torch.uint8).to(device)
         if augmentation.shift:
             span = 2 * augmentation.shift + 1
             self._offsets = torch.randint(0, span, (2, num_images), generator=generator).to(device)
@@ -169,8 +190,8 @@ class _EpochVariation:
     def apply(self, images: Tensor, start: int) -> Tensor:
         """Vary a batch (B, C, H, W) whose first image is number `start` of the epoch."""
         part = slice(start, start + len(images))
-        if self._flipped is not None:
-            images = _chosen(self._flipped[part], images.flip(-1), images)
+        if self.flipped is not None:
+            images = _chosen(self.flipped[part], images.flip(-1), images)
         if self._offsets is not None:
             images = _shifted(images, self._offsets[:, part], self._shift)
         if self._rectangles is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.images import ImageShape
 from data.one_line import is_text
@@ -56,6 +56,8 @@ def save_checkpoint(training: Training, path: Path, metrics: Mapping[str, Any]) 
     `metrics` are JSON values; not-a-number is kept.
     """
     state = {f"optimizer.{key}": t for key, t in optimizer_tensors(training.optimizer).items()}
+    if training.average is not None:
+        state |= {f"average.{key}": t for key, t in training.average.state_dict().items()}
     header = {"kind": "checkpoint", "metrics": dict(metrics)}
     write_tensors(path, _describe(training) | header, _weights(training.model) | state)
 
@@ -69,7 +71,8 @@ def save_model(
 ) -> None:
     """Write the network alone, with the names of its classes in the order of the logits."""
     header = {"kind": "model", "classes": list(classes), "metrics": dict(metrics)}
-    write_tensors(path, _describe(trained) | header, _weights(trained.model))
+    network = trained.network if isinstance(trained, Training) else trained.model
+    write_tensors(path, _describe(trained) | header, _weights(network))
 
 
 def load_checkpoint(path: Path, device: torch.device | str) -> tuple[Training, dict[str, Any]]:
@@ -82,6 +85,8 @@ def load_checkpoint(path: Path, device: torch.device | str) -> tuple[Training, d
     try:
         training = _rebuild(header, tensors, torch.device(device))
         restore_optimizer(training.optimizer, _below("optimizer.", tensors))
+        if training.average is not None:
+            _load_weights(training.average, _below("average.", tensors))
         return training, dict(header["metrics"])
     except torch.OutOfMemoryError:
         raise  # of the GPU: the file is sound
@@ -156,7 +161,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], device: torch.d
     return training
 
 
-def _load_weights(model: CNN, weights: dict[str, Tensor]) -> None:
+def _load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     expected = model.state_dict()
     odd = sorted(expected.keys() ^ weights.keys())
     if odd:

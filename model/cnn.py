@@ -3,15 +3,16 @@
 Shapes: N images, C channels, H height, W width, F filters, K classes.
 
 A block is convolution -> 2x2 pooling -> [batch norm] -> relu, then, with two convolutions,
-convolution -> [batch norm] -> [+ shortcut] -> relu, then [dropout]. Pooling comes before
-normalisation and relu because both then touch a quarter of the numbers. With max pooling and no
-batch norm this equals the usual convolution -> relu -> pooling exactly, since relu keeps order.
-With batch norm it does not: the statistics are those of the pooled map, and a negative scale would
-turn a maximum into a minimum. With average pooling relu acts on the mean, not before it. The order
-above is this project's definition of a block.
+convolution -> [batch norm] -> [squeeze] -> [+ shortcut] -> relu, then [dropout]; with one, the
+squeeze comes before the first relu. Pooling "stride" is a first convolution that moves by two, and
+no pooling. Pooling comes before normalisation and relu because both then touch a quarter of the
+numbers. With max pooling and no batch norm this equals the usual convolution -> relu -> pooling
+exactly, since relu keeps order. With batch norm it does not: the statistics are those of the pooled
+map, and a negative scale would turn a maximum into a minimum. With average pooling relu acts on the
+mean, not before it. The order above is this project's definition of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,22 @@ from torch import Tensor, nn
 from data.images import ImageShape
 from model.config import NetworkConfig
 from model.dropout import Dropout
-from model.geometry import ConvPlan, NetworkCost, check_fits, network_cost, plan_network
+from model.geometry import (
+    ConvPlan,
+    NetworkCost,
+    check_fits,
+    network_cost,
+    plan_network,
+    squeezed,
+)
 
 __all__ = ["CNN", "NetworkCost", "check_fits", "network_cost", "pixel_statistics"]
+
+_POOLINGS: dict[str, Callable[[int], nn.Module]] = {
+    "max": nn.MaxPool2d,
+    "avg": nn.AvgPool2d,
+    "stride": lambda _: nn.Identity(),
+}
 
 
 class CNN(nn.Module):
@@ -86,25 +100,48 @@ class Block(nn.Module):
     def __init__(self, convs: tuple[ConvPlan, ...], config: NetworkConfig, dropout: float) -> None:
         super().__init__()
         self.residual = config.residual
-        self.pool = nn.MaxPool2d(2) if config.pooling == "max" else nn.AvgPool2d(2)
+        self.pool = _POOLINGS[config.pooling](2)
         self.conv1 = _convolution(convs[0], config)
         self.norm1 = _norm(convs[0], config)
         self.conv2 = _convolution(convs[1], config) if len(convs) == 2 else None
         self.norm2 = _norm(convs[1], config) if len(convs) == 2 else None
-        self.dropout = Dropout(dropout) if dropout else None
+        self.squeeze = Squeeze(convs[-1].filters) if config.squeeze else None
+        channels = config.block_dropout_kind == "channel"
+        self.dropout = Dropout(dropout, whole_channels=channels) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, F, H', W') for (N, C, H, W)."""
         x = self.pool(self.conv1(x))
         if self.norm1 is not None:
             x = self.norm1(x)
-        x = F.relu(x)
         if self.conv2 is not None:
+            x = F.relu(x)
             y = self.conv2(x)
             if self.norm2 is not None:
                 y = self.norm2(y)
-            x = F.relu(x + y if self.residual else y)
+            y = y if self.squeeze is None else self.squeeze(y)
+            x = x + y if self.residual else y
+        elif self.squeeze is not None:
+            x = self.squeeze(x)
+        x = F.relu(x)
         return x if self.dropout is None else self.dropout(x)
+
+
+class Squeeze(nn.Module):
+    """Weigh each channel by a gate computed from all channels' means.
+
+    Squeeze-and-excitation, Hu et al., arXiv:1709.01507.
+    """
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(filters, squeezed(filters))
+        self.up = nn.Linear(squeezed(filters), filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, F, H, W) for the same, each channel scaled by a number in (0, 1)."""
+        gate = torch.sigmoid(self.up(F.relu(self.down(x.mean(dim=(2, 3))))))  # (N, F)
+        return x * gate[:, :, None, None]
 
 
 def _convolution(plan: ConvPlan, config: NetworkConfig) -> nn.Conv2d:
@@ -112,6 +149,7 @@ def _convolution(plan: ConvPlan, config: NetworkConfig) -> nn.Conv2d:
         plan.in_channels,
         plan.filters,
         plan.kernel_size,
+        stride=plan.stride,
         padding=plan.padding,
         bias=not config.batch_norm,  # a bias would be subtracted again by the batch norm
     )

@@ -32,17 +32,21 @@ class NetworkConfig:
     kernel_sizes: tuple[int, ...] = (3,)
     """Side of the square kernels of each block; a single value serves every block."""
     block_dropouts: tuple[float, ...] = (0.0,)
-    """Probability of dropping an element after each block; a single value serves every block."""
+    """Probability of dropping after each block; a single value serves every block."""
+    block_dropout_kind: Literal["element", "channel"] = "element"
+    """What is dropped after a block: single elements, or whole channels (arXiv:1411.4280)."""
     convs_per_block: int = 1
     """1 or 2; the first is the pooled one."""
     padding: Literal["same", "valid"] = "same"
     """"same" keeps the map's size through a convolution, "valid" loses kernel_size - 1."""
-    pooling: Literal["max", "avg"] = "max"
-    """2x2, stride 2, once a block."""
+    pooling: Literal["max", "avg", "stride"] = "max"
+    """How a block halves its map: 2x2 pooling, or a stride of 2 in its first convolution."""
     batch_norm: bool = True
     """Normalise after every convolution (which then has no bias)."""
     residual: bool = False
     """Add a shortcut around the second convolution of each block."""
+    squeeze: bool = False
+    """Weigh each block's channels by squeeze-and-excitation (Hu et al., arXiv:1709.01507)."""
     head: Literal["flatten", "average"] = "flatten"
     """"flatten" keeps every position of the last map, "average" keeps one mean per filter."""
     dense_width: int = 0
@@ -61,7 +65,9 @@ class NetworkConfig:
             _check_int(f"filters of block {block}", width, 1, MAX_WIDTH)
         _check_int("convs_per_block", self.convs_per_block, 1, 2)
         _check_choice("padding", self.padding, ("same", "valid"))
-        _check_choice("pooling", self.pooling, ("max", "avg"))
+        _check_choice("pooling", self.pooling, ("max", "avg", "stride"))
+        _check_choice("block_dropout_kind", self.block_dropout_kind, ("element", "channel"))
+        _check_bool("squeeze", self.squeeze)
         _check_choice("head", self.head, ("flatten", "average"))
         _check_bool("batch_norm", self.batch_norm)
         _check_bool("residual", self.residual)
@@ -112,10 +118,10 @@ class TrainingConfig:
     """Highest learning rate of the schedule."""
     batch_size: int = 256
     """Images per optimizer step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """"sgd" is with Nesterov momentum; "adamw" with weight_decay 0 is Adam."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """"sgd" is with Nesterov momentum; "adamw" with weight_decay 0 is Adam; see `model.muon`."""
     momentum: float = 0.9
-    """Nesterov momentum of "sgd" (0 is plain descent); "adamw" does not read it."""
+    """Nesterov momentum of "sgd" and "muon" (0: none); "adamw" does not read it."""
     weight_decay: float = 0.0
     """Not applied to biases and batch-norm parameters. "adamw" decouples it from the gradient."""
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
@@ -124,10 +130,14 @@ class TrainingConfig:
     """Share of the target spread evenly over the classes (Szegedy et al., arXiv:1512.00567)."""
     flip: bool = False
     """Mirror an image left to right with probability one half."""
+    alternate: bool = False
+    """With `flip`: mirror every image in every other epoch (arXiv:2404.00498)."""
     shift: int = 0
     """Move an image by up to this many pixels along each axis."""
     erase: float = 0.0
     """Probability of erasing one rectangle of an image (arXiv:1708.04896)."""
+    ema: float = 0.0
+    """Decay a step of an exponential average of the weights, used in their place; 0: no average."""
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     """"auto" is bf16 where the hardware computes in it natively, else fp32."""
 
@@ -136,15 +146,18 @@ class TrainingConfig:
         _check_int("batch_size", self.batch_size, 2, 1_000_000)
         _check_int("shift", self.shift, 0, 64)
         _check_bool("flip", self.flip)
-        _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        _check_bool("alternate", self.alternate)
+        _check_choice("optimizer", self.optimizer, ("sgd", "adamw", "muon"))
         _check_choice("schedule", self.schedule, ("one-cycle", "cosine", "constant"))
         _check_choice("precision", self.precision, ("fp32", "bf16", "auto"))
         learning_rate = _check_float("learning_rate", self.learning_rate, 0.0, 1e6)
         if learning_rate == 0.0:
             raise ValueError("learning_rate is 0, but nothing is learned then: give a positive one")
         momentum = _check_float("momentum", self.momentum, 0.0, 1.0, below=True)
+        ema = _check_float("ema", self.ema, 0.0, 1.0, below=True)
         object.__setattr__(self, "learning_rate", learning_rate)
         object.__setattr__(self, "momentum", momentum)
+        object.__setattr__(self, "ema", ema)
         for name, high, below in (
             ("weight_decay", 1e6, False),
             ("label_smoothing", 1.0, True),

@@ -18,15 +18,21 @@ class Dropout(nn.Module):
     generator, so one seed gives one mask.
     """
 
-    def __init__(self, rate: float) -> None:
-        """Take a rate in [0, 1)."""
+    def __init__(self, rate: float, *, whole_channels: bool = False) -> None:
+        """Take a rate in [0, 1); `whole_channels` drops all of (N, C, H, W)'s H x W at once.
+
+        Whole channels: Tompson et al., arXiv:1411.4280.
+        """
         super().__init__()
         self.rate = rate
+        self.whole_channels = whole_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x of any shape and floating dtype with elements dropped; x itself in eval mode."""
         if not self.training or self.rate == 0.0:
             return x
+        if self.whole_channels:
+            return F.dropout2d(x, self.rate)  # a draw a channel: nothing to save
         if x.device.type != "cpu":
             return F.dropout(x, self.rate)
         num = x.numel()

@@ -25,6 +25,8 @@ class ConvPlan:
     """Zeros added on every side."""
     out_size: tuple[int, int]
     """Height and width of its output."""
+    stride: int = 1
+    """Positions moved from one output to the next; 2 halves the map in place of pooling."""
 
     @property
     def multiply_adds(self) -> int:
@@ -41,6 +43,8 @@ class NetworkPlan:
     """The one or two convolutions of each block."""
     linears: tuple[tuple[int, int], ...]
     """Inputs and outputs of each linear layer of the head."""
+    squeezes: tuple[tuple[int, int], ...] = ()
+    """Channels and hidden units of each block's squeeze-and-excitation; empty without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +64,7 @@ def plan_network(config: NetworkConfig, shape: ImageShape) -> NetworkPlan:
         ValueError: A block runs out of map, naming the block, its map and its kernel.
     """
     channels, size = shape.channels, (shape.height, shape.width)
+    strided = config.pooling == "stride"
     blocks = []
     for block, (filters, kernel) in enumerate(
         zip(config.filters, config.kernel_sizes, strict=True), start=1
@@ -67,8 +72,10 @@ def plan_network(config: NetworkConfig, shape: ImageShape) -> NetworkPlan:
         convs = []
         for place in range(config.convs_per_block):
             padding = kernel // 2 if config.padding == "same" else 0
-            out_size = (size[0] + 2 * padding - kernel + 1, size[1] + 2 * padding - kernel + 1)
-            if min(out_size) < 1:
+            stride = 2 if strided and place == 0 else 1
+            room = (size[0] + 2 * padding - kernel, size[1] + 2 * padding - kernel)
+            out_size = (room[0] // stride + 1, room[1] // stride + 1)
+            if min(room) < 0:
                 raise ValueError(
                     f"block {block}: a {size[0]}x{size[1]} map is smaller than its kernel "
                     f"{kernel}x{kernel} with padding 'valid': use fewer blocks, smaller kernels "
@@ -81,10 +88,11 @@ def plan_network(config: NetworkConfig, shape: ImageShape) -> NetworkPlan:
                     kernel_size=kernel,
                     padding=padding,
                     out_size=out_size,
+                    stride=stride,
                 )
             )
             channels, size = filters, out_size
-            if place == 0:
+            if place == 0 and not strided:
                 if min(size) < 2:
                     raise ValueError(
                         f"block {block}: a {size[0]}x{size[1]} map is too small for 2x2 pooling: "
@@ -95,7 +103,20 @@ def plan_network(config: NetworkConfig, shape: ImageShape) -> NetworkPlan:
         blocks.append(tuple(convs))
     features = channels * (size[0] * size[1] if config.head == "flatten" else 1)
     widths = [features, *([config.dense_width] if config.dense_width else []), shape.num_classes]
-    return NetworkPlan(blocks=tuple(blocks), linears=tuple(pairwise(widths)))
+    squeezes = tuple((filters, squeezed(filters)) for filters in config.filters)
+    return NetworkPlan(
+        blocks=tuple(blocks),
+        linears=tuple(pairwise(widths)),
+        squeezes=squeezes if config.squeeze else (),
+    )
+
+
+def squeezed(filters: int) -> int:
+    """Return the hidden units of a squeeze-and-excitation over `filters` channels.
+
+    A quarter (the paper's sixteenth leaves one or two units in networks as narrow as these).
+    """
+    return max(4, filters // 4)
 
 
 def check_fits(config: NetworkConfig, shape: ImageShape) -> None:
@@ -120,7 +141,8 @@ def network_cost(config: NetworkConfig, shape: ImageShape) -> NetworkCost:
         per_filter = 2 if config.batch_norm else 1
         parameters += conv.filters * (conv.kernel_size**2 * conv.in_channels + per_filter)
         multiply_adds += conv.multiply_adds
-    for inputs, outputs in plan.linears:
+    around = [pair for wide, narrow in plan.squeezes for pair in ((wide, narrow), (narrow, wide))]
+    for inputs, outputs in (*plan.linears, *around):
         parameters += (inputs + 1) * outputs
         multiply_adds += inputs * outputs
     return NetworkCost(parameters=parameters, multiply_adds=multiply_adds)

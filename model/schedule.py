@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import TrainingConfig
+from model.muon import ORTHOGONAL, Muon
 
 WARM_UP_SHARE = 0.25
 
@@ -52,8 +53,16 @@ def build_optimizer(
     ]
     # One kernel for all parameters where PyTorch has one; elsewhere it picks its own default.
     fused = True if device.type in ("cpu", "cuda") else None
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
+    if config.optimizer == "muon":
+        # Not the classifier: its rows stand for classes and need not be orthogonal.
+        last = decayed[-1]
+        groups = [
+            groups[0] | {"params": [p for p in decayed if p is not last], ORTHOGONAL: True},
+            groups[0] | {"params": [last], ORTHOGONAL: False},
+            groups[1] | {ORTHOGONAL: False},
+        ]
+    if config.optimizer != "adamw":
+        return (Muon if config.optimizer == "muon" else torch.optim.SGD)(
             groups,
             lr=config.learning_rate,
             momentum=config.momentum,

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data.images import ImageShape
 from data.loader import Augmentation, Loader
@@ -66,6 +67,8 @@ class Training:
     """The network, channels last."""
     optimizer: torch.optim.Optimizer
     """Its optimizer, with state from the first step on."""
+    average: AveragedModel | None = None
+    """The moving average of its weights, where the recipe has one."""
     epoch: int = 0
     """Epochs done so far."""
 
@@ -97,7 +100,13 @@ class Training:
             device=device,
             model=model,
             optimizer=build_optimizer(model, configuration.training, device),
+            average=_average(model, configuration.training.ema),
         )
+
+    @property
+    def network(self) -> CNN:
+        """The network to measure and to keep: the averaged one where there is an average."""
+        return self.model if self.average is None else cast(CNN, self.average.module)
 
 
 def fit(
@@ -131,7 +140,12 @@ def fit(
         labels,
         batch_size=config.batch_size,
         seed=training.seed,
-        augmentation=Augmentation(flip=config.flip, shift=config.shift, erase=config.erase),
+        augmentation=Augmentation(
+            flip=config.flip,
+            alternate=config.flip and config.alternate,
+            shift=config.shift,
+            erase=config.erase,
+        ),
         drop_last=len(images) > config.batch_size,
     )
     return _epochs(training, loader, validation, until)
@@ -187,6 +201,8 @@ def _train_epoch(training: Training, loader: Loader, epoch: int) -> tuple[float,
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if training.average is not None:
+                training.average.update_parameters(model)
             with torch.no_grad():
                 loss_sum += loss * len(labels)
                 correct += (logits.argmax(dim=1) == labels).sum()
@@ -198,7 +214,7 @@ def _train_epoch(training: Training, loader: Loader, epoch: int) -> tuple[float,
 @torch.inference_mode()
 def _validate(training: Training, images: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy."""
-    model = training.model.eval()
+    model = training.network.eval()
     loss_sum = torch.zeros((), device=training.device)
     correct = torch.zeros((), dtype=torch.int64, device=training.device)
     autocast = _autocast(training)
@@ -209,6 +225,14 @@ def _validate(training: Training, images: Tensor, labels: Tensor) -> tuple[float
         loss_sum += F.cross_entropy(logits, labels[batch], reduction="sum")
         correct += (logits.argmax(dim=1) == labels[batch]).sum()
     return float(loss_sum) / len(images), float(correct) / len(images)
+
+
+def _average(model: CNN, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    # Buffers too: statistics of batch norm that belong to other weights would not fit the average.
+    averaged = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
 
 
 def _autocast(training: Training) -> torch.autocast:

@@ -53,12 +53,26 @@ def describe_network(configuration: Mapping[str, Any]) -> str:
     words += ["bn"] if network["batch_norm"] else []
     words += ["valid"] if network["padding"] == "valid" else []
     words += ["avg-pool"] if network["pooling"] == "avg" else []
+    words += ["strided"] if network["pooling"] == "stride" else []
+    words += ["squeeze"] if network.get("squeeze") else []  # newer than some records
     words += ["average"] if network["head"] == "average" else []
     words += [f"dense {network['dense_width']}"] if network["dense_width"] else []
     if any(network["block_dropouts"]):
         words.append(f"block-drop {_by_block(network['block_dropouts'])}")
     words += [f"drop {network['dropout']:.2g}"] if network["dropout"] else []
     return " ".join(words)
+
+
+def flip_words(recipe: Mapping[str, Any]) -> list[str]:
+    """Return how images are mirrored, in at most one part of a sentence."""
+    if not recipe["flip"]:
+        return []
+    return ["alternating flip" if recipe.get("alternate") else "flip"]  # newer than some records
+
+
+def average_words(recipe: Mapping[str, Any]) -> list[str]:
+    """Return whether weights are averaged, in at most one part of a sentence."""
+    return [f"weights averaged {recipe['ema']:g}"] if recipe.get("ema") else []
 
 
 def _by_block(values: Sequence[float]) -> str:

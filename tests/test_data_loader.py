@@ -119,6 +119,23 @@ def test_flip_mirrors_about_half_of_the_images(channels: int) -> None:
     assert 150 < int(mirrored.sum()) < 250
 
 
+def test_alternating_flip_shows_both_sides_of_every_image_in_two_epochs() -> None:
+    images, labels = make_tensors(400, 1)
+    flip = Augmentation(flip=True, alternate=True)
+    loader = Loader(images, labels, batch_size=64, seed=0, augmentation=flip)
+    mirrored = []
+    for epoch in (1, 2, 3):
+        seen, told = collect(loader, epoch)
+        kept = (seen == images[told]).flatten(1).all(1)
+        back = torch.empty_like(kept)
+        back[told] = ~kept
+        assert bool((seen[~kept] == images[told][~kept].flip(-1)).all())
+        mirrored.append(back)
+    assert 150 < int(mirrored[0].sum()) < 250
+    assert torch.equal(mirrored[1], ~mirrored[0])
+    assert torch.equal(mirrored[2], mirrored[0])
+
+
 def test_shift_moves_each_image_by_its_own_offset_and_fills_with_black() -> None:
     images, labels = make_tensors(300, 3)
     shift = Augmentation(shift=2)
@@ -179,6 +196,7 @@ def test_erase_of_one_hits_every_image() -> None:
         ({"shift": -1}, "`shift` is -1, but must be between 0 and 64"),
         ({"erase": 1.5}, "`erase` is 1.5, but must be between 0 and 1"),
         ({"erase": float("nan")}, "`erase` is nan"),
+        ({"alternate": True}, "`alternate` is true without `flip`, .* set both"),
     ],
 )
 def test_refuses_augmentation_out_of_range(changes: dict[str, float], message: str) -> None:

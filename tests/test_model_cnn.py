@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.images import ImageShape
-from model.cnn import CNN, check_fits, network_cost, pixel_statistics
+from model.cnn import CNN, Squeeze, check_fits, network_cost, pixel_statistics
 from model.config import NetworkConfig
 from model.dropout import Dropout
 
@@ -22,6 +22,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"filters": (8, 12), "padding": "valid", "kernel_sizes": (4, 3), "convs_per_block": 2},
     {"filters": (6,), "batch_norm": False, "pooling": "avg", "block_dropouts": (0.3,)},
     {"filters": (6, 6), "batch_norm": False, "convs_per_block": 2, "residual": True},
+    {"filters": (8, 12, 8), "pooling": "stride", "convs_per_block": 2, "residual": True},
+    {"filters": (8, 12), "pooling": "stride", "padding": "valid", "kernel_sizes": (4, 3)},
+    {"filters": (8, 24), "squeeze": True, "convs_per_block": 2, "residual": True},
+    {"filters": (8, 12), "squeeze": True, "head": "average"},
 ]
 
 
@@ -128,6 +132,30 @@ def test_a_residual_block_passes_its_input_on() -> None:
     x = torch.randn(2, 1, 8, 8)
     expected = torch.relu(torch.max_pool2d(block.conv1(x), 2))
     assert torch.equal(block(x), expected)
+
+
+def test_a_strided_block_has_a_quarter_of_a_pooled_ones_work_before_it_is_halved() -> None:
+    pooled = NetworkConfig(filters=(8,))
+    strided = NetworkConfig(filters=(8,), pooling="stride")
+    linear = 14 * 14 * 8 * 10
+    assert network_cost(pooled, FASHION).multiply_adds - linear == 28 * 28 * 9 * 8
+    assert network_cost(strided, FASHION).multiply_adds - linear == 14 * 14 * 9 * 8
+    x = torch.randn(2, 1, 28, 28)
+    block = build(strided).blocks[0].eval()
+    assert isinstance(block.conv1, nn.Conv2d)
+    every_second = torch.conv2d(x, block.conv1.weight, padding=1)[:, :, ::2, ::2]
+    torch.testing.assert_close(block(x), torch.relu(every_second / (1 + 1e-5) ** 0.5))
+
+
+def test_a_squeeze_scales_each_channel_of_each_image_by_its_own_gate() -> None:
+    squeeze = Squeeze(8)
+    x = torch.rand(3, 8, 5, 5) + 0.5
+    gates = squeeze(x) / x  # (3, 8, 5, 5), one number a channel of an image
+    assert torch.allclose(gates, gates[:, :, :1, :1].expand_as(gates), atol=1e-6)
+    means = x.mean(dim=(2, 3))
+    expected = torch.sigmoid(squeeze.up(torch.relu(squeeze.down(means))))
+    torch.testing.assert_close(gates[:, :, 0, 0], expected)
+    assert len(gates[:, :, 0, 0].unique()) == 24
 
 
 def test_a_bias_is_left_out_exactly_where_batch_norm_follows() -> None:

@@ -56,3 +56,11 @@ def test_one_seed_gives_one_mask_and_evaluation_drops_nothing() -> None:
     assert torch.equal(dropout(x), first)
     assert not torch.equal(dropout(x), first)
     assert dropout.eval()(x) is x
+
+
+def test_whole_channels_are_dropped_together() -> None:
+    x = torch.ones(200, 8, 3, 3).to(memory_format=torch.channels_last)
+    out = Dropout(0.25, whole_channels=True)(x)
+    sums = out.sum(dim=(2, 3))  # (200, 8): 0, or 9 numbers scaled up
+    torch.testing.assert_close(sums.unique(), torch.tensor([0.0, 12.0]))
+    assert 0.2 < float((sums == 0).float().mean()) < 0.3

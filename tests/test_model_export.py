@@ -43,7 +43,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def loaded() -> LoadedModel:
     """Return an untrained network whose batch norms are not those of the start."""
     config = Configuration(
-        network=NetworkConfig(filters=(3, 4), convs_per_block=2, residual=True, dropout=0.3),
+        network=NetworkConfig(
+            filters=(3, 4), convs_per_block=2, residual=True, squeeze=True, dropout=0.3
+        ),
         training=TrainingConfig(epochs=5, learning_rate=0.1),
     )
     training = Training.start(config, SHAPE, [80.0], [60.0], 11, "cpu")
@@ -152,7 +154,7 @@ def test_the_cards_example_runs_where_the_export_is(exported: Path) -> None:
 def test_the_card_states_what_was_measured_and_where_it_ends(exported: Path) -> None:
     card = (exported / "model_card.md").read_text(encoding="utf-8")
     for text in (
-        "| Parameters | 499 |",
+        "| Parameters | 570 |",
         "Measured once on the test set: 20 images, accuracy",
         "2 of 5 scheduled epochs, seed 11",
         "0 T-shirt \\| top, 1 bag, 2 boot",

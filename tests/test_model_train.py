@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from data.images import ImageShape
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.checkpoint import load_checkpoint, load_model, save_checkpoint, save_model
 from model.config import Configuration, NetworkConfig, TrainingConfig
+from model.muon import orthogonalised
 from model.schedule import build_optimizer, learning_rate
 from model.train import EpochMetrics, Training, fit, resolve_precision
 
@@ -65,12 +66,15 @@ RECIPES: list[dict[str, Any]] = [
     {"precision": "bf16", "flip": True, "shift": 1, "erase": 0.3, "label_smoothing": 0.1},
     {"optimizer": "adamw", "learning_rate": 0.02, "schedule": "cosine", "weight_decay": 0.01},
     {"momentum": 0.0, "schedule": "constant"},
+    {"optimizer": "muon", "learning_rate": 0.2, "momentum": 0.6, "weight_decay": 0.01},
+    {"ema": 0.9, "flip": True, "alternate": True},
 ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_network_learns_to_tell_the_bands(recipe: dict[str, Any]) -> None:
-    training = start(configuration(**recipe | {"flip": False, "shift": 0, "erase": 0.0}))
+    plain = {"flip": False, "alternate": False, "shift": 0, "erase": 0.0}
+    training = start(configuration(**recipe | plain))
     metrics = list(fit(training, images(480), images(120, seed=1)))
     assert [m.epoch for m in metrics] == [1, 2, 3, 4]
     assert training.epoch == 4
@@ -101,6 +105,9 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(
 
     assert numbers(metrics) == numbers(expected)
     assert same(weights(resumed), weights(whole))
+    assert same(
+        list(resumed.network.state_dict().values()), list(whole.network.state_dict().values())
+    )
 
 
 def test_the_same_seed_repeats_and_another_does_not() -> None:
@@ -196,6 +203,58 @@ def test_cosine_falls_through_the_middle_and_constant_stays() -> None:
     assert learning_rate("cosine", 0.2, 0, 10) == 0.2
     assert learning_rate("cosine", 0.2, 5, 10) == pytest.approx(0.1)
     assert learning_rate("constant", 0.2, 9, 10) == 0.2
+
+
+def test_the_average_of_the_weights_is_what_is_measured_and_kept(tmp_path: Path) -> None:
+    train, validation = images(64), images(40, seed=1)
+    config = configuration(epochs=3, ema=0.8)
+    training = start(config)
+    expected: list[Tensor] = []
+    step = training.optimizer.step
+
+    def step_and_average(*arguments: Any) -> None:
+        step(*arguments)
+        now = [p.detach().clone() for p in training.model.parameters()]
+        # The first weights would weigh too much: the average begins with those of the first step.
+        expected[:] = [0.8 * e + 0.2 * n for e, n in zip(expected or now, now, strict=True)]
+
+    training.optimizer.step = step_and_average  # type: ignore[method-assign]
+    metrics = list(fit(training, train, validation))
+    for average, wanted in zip(training.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(average, wanted)
+    assert not same(list(training.network.parameters()), list(training.model.parameters()))
+    save_model(training, tmp_path / "m", classes=("a", "b", "c"), metrics={})
+    loaded = load_model(tmp_path / "m", "cpu").model
+    assert same(list(loaded.parameters()), list(training.network.parameters()))
+    with torch.inference_mode():
+        right = loaded(validation[0]).argmax(dim=1) == validation[1]
+    assert metrics[-1].val_accuracy == pytest.approx(float(right.float().mean()), abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_muon_makes_a_step_orthogonal(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalised(matrix)
+    assert torch.linalg.svdvals(found)[:-1].min() > 0.5 and torch.linalg.svdvals(found).max() < 1.3
+    nearest = left @ right
+    assert torch.nn.functional.cosine_similarity(found.flatten(), nearest.flatten(), dim=0) > 0.95
+
+
+def test_muon_steps_the_filters_and_leaves_the_classifier_and_the_rest_to_sgd() -> None:
+    by_kind: dict[str, nn.Module] = {}
+    for kind in ("muon", "sgd"):
+        recipe = configuration(None, optimizer=kind, learning_rate=0.1, momentum=0.0).training
+        torch.manual_seed(0)
+        model = start(configuration()).model
+        for parameter in model.parameters():
+            generator = torch.Generator().manual_seed(parameter.numel())
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        build_optimizer(model, recipe, torch.device("cpu")).step()
+        by_kind[kind] = model
+    muon, sgd = (dict(by_kind[kind].named_parameters()) for kind in ("muon", "sgd"))
+    apart = {name for name in muon if not torch.equal(muon[name], sgd[name])}
+    assert apart == {"blocks.0.conv1.weight", "blocks.1.conv1.weight"}
 
 
 def test_weight_decay_spares_biases_and_batch_norm() -> None:

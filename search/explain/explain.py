@@ -25,7 +25,15 @@ from search.explain.course import (
 )
 from search.explain.proposal import length_scales, why_proposed
 from search.record.study import Study, StudyError, Trial, best_of
-from search.words import describe_network, last_epoch, one_line, percent, plural
+from search.words import (
+    average_words,
+    describe_network,
+    flip_words,
+    last_epoch,
+    one_line,
+    percent,
+    plural,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,9 +192,10 @@ def _network(trial: Trial) -> list[str]:
     words[0] += f" ({recipe['schedule']})"
     words += [f"batches of {recipe['batch_size']}", f"weight decay {recipe['weight_decay']:.2g}"]
     words += [f"{key} {recipe[key]:g}" for key in ("shift", "erase") if recipe[key]]
-    words += ["flip"] if recipe["flip"] else []
+    words += flip_words(recipe)
     if recipe["label_smoothing"]:
         words.append(f"label smoothing {recipe['label_smoothing']:g}")
+    words += average_words(recipe)
     return [f"{describe_network(trial.configuration)}{cost}.", f"Recipe: {', '.join(words)}."]
 
 

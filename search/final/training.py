@@ -30,36 +30,10 @@ from search.study_error import StudyError
 if TYPE_CHECKING:
     from search.engine.cluster import Cluster
 
-MODEL_FILE = "model.safetensors"
+__all__ = ["MODEL_FILE", "FinalModel", "Progress", "sha256", "train_final", "train_models"]
+
 Progress = Callable[[str, int, EpochMetrics], None]
 """Called with a model's name, its epochs in all, and each epoch's metrics."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinalModel:
-    """One network to retrain from scratch."""
-
-    name: str
-    """Folder under final/: `winner-s0`, `seed-32-s0`."""
-    group: str
-    """`winner`, or the baseline's name; models of a group differ in the seed only."""
-    configuration: Configuration
-    epochs: int
-    """Epochs trained; the schedule may be longer."""
-    seed: int
-    held_out: int = 0
-    """Images held out and measured on, in the race; 0: trained on everything, and kept."""
-    split_seed: int = 0
-    """Draws the images that are held out, stratified by class."""
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256, or an empty string where it cannot be read."""
-    try:
-        with open_plain(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def train_models(
@@ -130,26 +104,16 @@ def train_final(
     """Train one model on a node of a cluster: yield every epoch, then the outcome and its file."""
     import torch
 
-    from data.loader import as_tensors
-    from model.cnn import pixel_statistics
     from search.engine.trial import fetched
 
     torch.set_num_threads(slots.threads)
     everything, device = fetched(images), pick_device(slots.gpus)
     if everything.fingerprint() != whole:
         raise StudyError(f"the images that arrived at {platform.node()} are not those of the study")
-    tensors = as_tensors(everything, device)
-    bench = _Bench(
-        device=device,
-        classes=everything.classes,
-        shape=everything.shape,
-        fingerprint=fingerprint,
-        tensors=tensors,
-        pixels=pixel_statistics(tensors[0]),
-    )
+    bench = Bench.over(everything, fingerprint, device)
     with TemporaryDirectory(prefix="fashion-search-final-") as place:
         trained = Path(place) / "model"
-        epochs = _train_one(bench, model, trained)
+        epochs = train_one(bench, model, trained)
         outcome = yield from epochs
         content = (trained / MODEL_FILE).read_bytes() if trained.exists() else b""
     yield outcome, content
@@ -196,18 +160,6 @@ def _drain(events: Any, longest: dict[str, int], progress: Progress) -> None:
         progress(name, longest[name], metrics)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bench:
-    """What a worker process trains with."""
-
-    device: Any
-    classes: tuple[str, ...]
-    shape: ImageShape
-    fingerprint: str
-    tensors: Any
-    pixels: tuple[tuple[float, ...], tuple[float, ...]]
-
-
 _worker: dict[str, Any] = {}  # of one process of the pool: its bench and the way to its parent
 
 
@@ -215,86 +167,22 @@ def _prepare(section: DataSection, events: Any, slots: Slots) -> None:
     end_with_parent()
     import torch
 
-    from data.loader import as_tensors
-    from model.cnn import pixel_statistics
     from search.record.dataset import load_images
 
     torch.set_num_threads(slots.threads)
     images = load_images(section)
     # Spawned processes are numbered from 1: several GPUs take them in turn.
     device = pick_device(slots.gpus, multiprocessing.current_process()._identity[-1])
-    tensors = as_tensors(images.everything, device)
     _worker["events"] = events
-    _worker["bench"] = _Bench(
-        device=device,
-        classes=images.everything.classes,
-        shape=images.everything.shape,
-        fingerprint=images.fingerprint,
-        tensors=tensors,
-        pixels=pixel_statistics(tensors[0]),
-    )
+    _worker["bench"] = Bench.over(images.everything, images.fingerprint, device)
 
 
-def _train_in_pool(model: FinalModel, folder: Path) -> dict[str, Any]:
-    epochs = _train_one(_worker["bench"], model, folder)
+def _train_in_pool(models: list[FinalModel], folder: Path) -> list[dict[str, Any]]:
+    epochs = train_group(_worker["bench"], models, folder)
     while True:
         try:
-            metrics = next(epochs)
+            told = next(epochs)
         except StopIteration as end:
-            outcome: dict[str, Any] = end.value
-            return outcome
-        _worker["events"].put((model.name, metrics))
-
-
-def _redraw(bench: _Bench, model: FinalModel) -> tuple[Any, Any, Any]:
-    """Return a part to train on, the rest to measure on, and the pixel statistics of the first."""
-    import torch
-
-    from data.split import stratified_split
-    from model.cnn import pixel_statistics
-
-    pixels, labels = bench.tensors
-    parts = stratified_split(labels.cpu().numpy(), model.held_out, model.split_seed)
-    train, validation = (
-        (pixels[index], labels[index])
-        for index in (torch.from_numpy(part).to(pixels.device) for part in parts)
-    )
-    return train, validation, pixel_statistics(train[0])
-
-
-def _train_one(
-    bench: _Bench, model: FinalModel, folder: Path
-) -> Generator[EpochMetrics, None, dict[str, Any]]:
-    from model.checkpoint import save_model
-    from model.train import Training, fit
-
-    images, validation, (mean, std) = bench.tensors, None, bench.pixels
-    if model.held_out:
-        images, validation, (mean, std) = _redraw(bench, model)
-    training = Training.start(model.configuration, bench.shape, mean, std, model.seed, bench.device)
-    metrics = None
-    seconds = 0.0
-    for metrics in fit(training, images, validation, until=model.epochs):
-        if not math.isfinite(metrics.train_loss):
-            return {"diverged_at": metrics.epoch, "fingerprint": bench.fingerprint}
-        seconds += metrics.seconds
-        yield metrics
-    assert metrics is not None
-    if model.held_out:
-        return {
-            "val_accuracy": metrics.val_accuracy,
-            "fingerprint": bench.fingerprint,
-            "seconds": seconds,
-        }
-    folder.mkdir(exist_ok=True)
-    path = folder / MODEL_FILE
-    # Without times: trained again it is the same file, and its test number stands.
-    told = asdict(replace(metrics, images_per_second=0.0, seconds=0.0))
-    save_model(training, path, classes=bench.classes, metrics=told)
-    return {
-        "model_sha256": sha256(path),
-        "fingerprint": bench.fingerprint,
-        "train_accuracy": metrics.train_accuracy,
-        "train_loss": metrics.train_loss,
-        "seconds": seconds,
-    }
+            outcomes: list[dict[str, Any]] = end.value
+            return outcomes
+        _worker["events"].put(told)

@@ -139,7 +139,9 @@ def _work(configuration: Configuration, shape: ImageShape) -> NDArray[np.float64
             multiply_adds += conv.multiply_adds
             parameters += conv.filters * conv.in_channels * conv.kernel_size**2
             written += conv.filters * size
-        pooled = convs[0].filters * (convs[0].out_size[0] // 2) * (convs[0].out_size[1] // 2)
+        window = 1 if convs[0].stride == 2 else 2  # halved by the convolution, or by a pooling
+        sides = [side // window for side in convs[0].out_size]
+        pooled = convs[0].filters * sides[0] * sides[1]
         written += pooled
         dropped += pooled if dropout else 0
     for inputs, outputs in plan.linears:

@@ -20,6 +20,7 @@ from search.report.seal import seal_facts
 from search.report.space import Axis, Point, axes, importance, space_points
 from search.report.timeline import timeline
 from search.screen.result import build_result, final_metrics
+from search.words import average_words, flip_words
 
 _DATA = (
     "name",
@@ -119,9 +120,10 @@ def describe(configuration: Mapping[str, Any] | None) -> tuple[str, str]:
         f"decay {recipe['weight_decay']:.2g}",
     ]
     steps += [f"{key} {recipe[key]:g}" for key in ("shift", "erase") if recipe[key]]
-    steps += ["flip"] if recipe["flip"] else []
+    steps += flip_words(recipe)
     if recipe["label_smoothing"]:
         steps.append(f"smoothing {recipe['label_smoothing']:g}")
+    steps += average_words(recipe)
     return " \u00b7 ".join(words).replace("batch_norm", "batch norm"), " \u00b7 ".join(steps)
 
 
