@@ -132,10 +132,20 @@ def fit(
             f"until is {until}, but the schedule has {config.epochs} epochs: "
             "start a training with more epochs to go further"
         )
-    images, labels = train
+    loader = loader_of(training, *train)
+    return _epochs(training, loader, validation, until)
+
+
+def loader_of(training: Training, images: Tensor, labels: Tensor) -> Loader:
+    """Return what serves a training its batches of images (N, C, H, W) uint8 and labels (N,) int64.
+
+    Raises:
+        ValueError: There are fewer than 2 images.
+    """
+    config = training.configuration.training
     if len(images) < 2:
         raise ValueError(f"{len(images)} training images given, but batch norm needs at least 2")
-    loader = Loader(
+    return Loader(
         images,
         labels,
         batch_size=config.batch_size,
@@ -148,7 +158,6 @@ def fit(
         ),
         drop_last=len(images) > config.batch_size,
     )
-    return _epochs(training, loader, validation, until)
 
 
 def _epochs(
@@ -180,7 +189,7 @@ def _train_epoch(training: Training, loader: Loader, epoch: int) -> tuple[float,
     """Return summed loss, right answers, images seen and the last learning rate."""
     config = training.configuration.training
     model, optimizer, device = training.model, training.optimizer, training.device
-    autocast = _autocast(training)
+    precision = autocast(training)
     num_steps = config.epochs * loader.num_batches
     step = (epoch - 1) * loader.num_batches
     num_images, rate = 0, 0.0
@@ -190,12 +199,12 @@ def _train_epoch(training: Training, loader: Loader, epoch: int) -> tuple[float,
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # Dropout draws from the global generator; what others drew before must not show.
-        torch.manual_seed(_epoch_seed(training.seed, epoch))
+        torch.manual_seed(epoch_seed(training.seed, epoch))
         for images, labels in loader.epoch(epoch):
             rate = learning_rate(config.schedule, config.learning_rate, step, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with autocast:
+            with precision:
                 logits = model(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
@@ -217,10 +226,10 @@ def _validate(training: Training, images: Tensor, labels: Tensor) -> tuple[float
     model = training.network.eval()
     loss_sum = torch.zeros((), device=training.device)
     correct = torch.zeros((), dtype=torch.int64, device=training.device)
-    autocast = _autocast(training)
+    precision = autocast(training)
     for first in range(0, len(images), VALIDATION_BATCH):
         batch = slice(first, first + VALIDATION_BATCH)
-        with autocast:
+        with precision:
             logits = model(images[batch])
         loss_sum += F.cross_entropy(logits, labels[batch], reduction="sum")
         correct += (logits.argmax(dim=1) == labels[batch]).sum()
@@ -235,12 +244,14 @@ def _average(model: CNN, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
 
 
-def _autocast(training: Training) -> torch.autocast:
+def autocast(training: Training) -> torch.autocast:
+    """Return the context in which a training's forward passes are computed."""
     precision = resolve_precision(training.configuration.training.precision, training.device)
     return torch.autocast(training.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of what an epoch of a training draws beside its batches: its dropout."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])
 
 

@@ -50,7 +50,8 @@ def pack(
     share = math.ceil(len(models) / slots.count)
     packed: list[list[FinalModel]] = []
     for of_kind in alike.values():
-        room = int(_MOST_BYTES * max(slots.gpus, 0.01) / step_bytes(of_kind[0].configuration, shape))
+        each = step_bytes(of_kind[0].configuration, shape)
+        room = int(_MOST_BYTES * (slots.gpus or 1.0) / each)
         pieces = math.ceil(len(of_kind) / max(1, min(together, share, room)))
         packed += [of_kind[piece::pieces] for piece in range(pieces)]
     return packed

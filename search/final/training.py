@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import multiprocessing
 import os
 import platform
@@ -12,16 +10,14 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from data.images import ImageShape
-from data.plain_file import open_plain
-from model.config import Configuration
 from model.train import EpochMetrics
 from search.config.config import DataSection, StudyConfig
+from search.final.bench import MODEL_FILE, Bench, FinalModel, sha256, train_group, train_one
+from search.final.fusing import fused_together, pack
 from search.machine.end_with_parent import end_with_parent, signals_to_parent_only
 from search.machine.slots import Slots, pick_device, plan_slots, worker_environment
 from search.record.dataset import StudyImages
@@ -43,16 +39,20 @@ def train_models(
     images: StudyImages,
     progress: Progress,
     cluster: Cluster | None = None,
+    *,
+    together: int | None = None,
 ) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
     """Train networks side by side; yield each with its outcome; broken off, end its processes.
 
-    An outcome has `diverged_at`, an epoch, or `seconds` and what is known of the model.
+    An outcome has `diverged_at`, an epoch, or `seconds` and what is known of the model. On this
+    machine a process trains up to `together` networks at once where they can be (`model.fused`);
+    None: as many as a GPU is the better for, one on a CPU.
 
     Raises:
         StudyError: The images have changed since the study was begun, or a worker process died.
     """
     if cluster is None:
-        trained = _train_here(config, models, folder, progress)
+        trained = _train_here(config, models, folder, images, progress, together)
     else:
         trained = _train_there(cluster, config, models, folder, images, progress)
     try:
@@ -120,28 +120,34 @@ def train_final(
 
 
 def _train_here(
-    config: StudyConfig, models: list[FinalModel], folder: Path, progress: Progress
+    config: StudyConfig,
+    models: list[FinalModel],
+    folder: Path,
+    images: StudyImages,
+    progress: Progress,
+    together: int | None,
 ) -> Generator[tuple[FinalModel, dict[str, Any]], None, None]:
     slots = plan_slots(config.resources)
+    together = fused_together(slots) if together is None else together
+    groups = pack(models, slots, images.everything.shape, together=together)
     os.environ |= worker_environment()
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     longest = {model.name: model.epochs for model in models}
-    workers = min(slots.count, len(models))
+    workers = min(slots.count, len(groups))
     with ProcessPoolExecutor(workers, context, _prepare, (config.data, events, slots)) as pool:
         try:
             with signals_to_parent_only():
-                futures: dict[Future[dict[str, Any]], FinalModel] = {
-                    pool.submit(_train_in_pool, model, folder / model.name): model
-                    for model in models
+                futures: dict[Future[list[dict[str, Any]]], list[FinalModel]] = {
+                    pool.submit(_train_in_pool, group, folder): group for group in groups
                 }
             pending = set(futures)
             while pending:
                 finished, pending = wait(pending, timeout=0.2)
                 _drain(events, longest, progress)
                 for future in finished:
-                    yield futures[future], future.result()
+                    yield from zip(futures[future], future.result(), strict=True)
         except BaseException:
             # Queued models would still be trained, and waited for, by processes left alive.
             for process in list((pool._processes or {}).values()):
