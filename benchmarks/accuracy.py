@@ -42,21 +42,37 @@ from search.machine.slots import worker_environment
 
 On = Literal["validation", "test"]
 
-_BASE = TrainingConfig(
-    epochs=20, learning_rate=0.4, batch_size=256, weight_decay=5e-4, label_smoothing=0.1, flip=True
+_MUON = TrainingConfig(
+    epochs=24,
+    optimizer="muon",
+    learning_rate=0.4,
+    weight_decay=5e-4,
+    ema=0.99,
+    flip=True,
+    alternate=True,
+    shift=1,
+    erase=0.5,
 )
 RECIPES: dict[str, Configuration] = {
     "tiny": Configuration(
         network=NetworkConfig(
+            filters=(20, 40, 64), convs_per_block=2, residual=True, head="flatten", dropout=0.1
+        ),
+        training=replace(_MUON, erase=0.25),
+    ),
+    "quickstart": Configuration(
+        network=NetworkConfig(
             filters=(16, 32, 64), convs_per_block=2, residual=True, head="flatten", dropout=0.2
         ),
-        training=_BASE,
+        training=TrainingConfig(
+            epochs=9, learning_rate=0.4, weight_decay=5e-4, ema=0.99, flip=True, alternate=True
+        ),
     ),
     "laptop": Configuration(
         network=NetworkConfig(
-            filters=(32, 64, 128), convs_per_block=2, residual=True, head="average"
+            filters=(32, 64, 128), convs_per_block=2, residual=True, head="flatten", dropout=0.2
         ),
-        training=_BASE,
+        training=_MUON,
     ),
     "notebook": BASELINES["seed-64-dropout"].configuration(epochs=20),
 }

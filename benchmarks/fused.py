@@ -36,7 +36,8 @@ from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.fused import fit_fused
-from model.train import Training, fit, resolve_precision
+from model.precision import resolve_precision
+from model.train import Training, fit
 from search.config.config import DataSection
 from search.machine.environment import describe_environment
 from search.machine.slots import CHECKOUT

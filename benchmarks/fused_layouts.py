@@ -20,7 +20,7 @@ from torch import Tensor
 from model.cnn import CNN
 from model.fused_dropout import Draws
 from model.fused_network import FusedNetwork
-from model.train import resolve_precision
+from model.precision import resolve_precision
 
 _WARM_UP_STEPS = 3
 _STEPS = 20

@@ -69,7 +69,7 @@ def measure(
 
     With `profile`, also the seconds of an epoch by piece, see `profiled`.
     """
-    from model.train import resolve_precision
+    from model.precision import resolve_precision
 
     run, configuration, shape = _trial(who, network, images, epochs, seed, data)
     with ExitStack() as stack:

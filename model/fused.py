@@ -16,7 +16,7 @@ from torch import Tensor
 from data.loader import Loader
 from model.config import Configuration
 from model.fused_dropout import Draws
-from model.fused_network import FusedNetwork
+from model.fused_network import FusedAverage, FusedNetwork
 from model.fused_optimizer import OPTIMIZERS, FusedOptimizer
 from model.schedule import learning_rate
 from model.train import (
@@ -38,11 +38,11 @@ _SAME = {
 """Settings that networks trained together have in common."""
 _OWN = {
     *("block_dropouts", "dropout"),
-    *("learning_rate", "momentum", "weight_decay", "label_smoothing"),
+    *("learning_rate", "momentum", "weight_decay", "label_smoothing", "ema"),
     *("flip", "alternate", "shift", "erase"),
 }
 """Settings that each has its own value of."""
-_LIMITED: dict[str, tuple[object, ...]] = {"optimizer": OPTIMIZERS, "ema": (0.0,)}
+_LIMITED: dict[str, tuple[object, ...]] = {"optimizer": OPTIMIZERS}
 """Settings of which only these values are fused."""
 
 
@@ -81,7 +81,8 @@ def fit_fused(
 
     Each has its own images, batches, augmentation, dropout and rates, and on a CPU they are those
     it has alone; the sums are added up in another order. At each item every training holds its own
-    weights and optimizer state: some can be dropped and the others gone on with, together or alone.
+    weights, average and optimizer state: some can be dropped and the others gone on with, together
+    or alone.
 
     `train` and `validation` are as `fit` takes them, one for each training and of equal lengths.
     `images_per_second` is a network's own, `seconds` is the epoch's wall time, which all share. A
@@ -115,6 +116,9 @@ class _Group:
         self.recipes = [training.configuration.training for training in trainings]
         self.network = FusedNetwork([training.model for training in trainings])
         self.optimizer = FusedOptimizer(trainings, self.network.layout, self.network.flat)
+        self.average: FusedAverage | None = None
+        if any(recipe.ema for recipe in self.recipes):
+            self.average = FusedAverage(trainings, self.network)
         smoothing = [recipe.label_smoothing for recipe in self.recipes]
         self.smoothing = torch.tensor(smoothing, device=self.device)[:, None]  # (M, 1)
 
@@ -128,8 +132,10 @@ class _Group:
         ]
 
     def write_back(self, rates: Sequence[float]) -> None:
-        """Let every training hold its own weights, optimizer state and epoch."""
-        self.network.write_back(self.loaders[0].num_batches)
+        """Let every training hold its own weights, average, optimizer state and epoch."""
+        if self.average is not None:
+            self.average.write_back(self.loaders[0].num_batches)
+        self.network.write_back()
         self.optimizer.write_back(rates)
         for training in self.trainings:
             training.epoch += 1
@@ -188,6 +194,8 @@ def _train_epoch(
             losses = _smoothed(logits, labels, group.smoothing)
             # The sum's gradient is each network's own: no weight is in two of the losses.
             group.optimizer.step(group.network.gradient(losses.sum()), rates_there[step])
+            if group.average is not None:
+                group.average.update()
             with torch.no_grad():
                 loss_sums += losses * labels.shape[1]
                 correct += (logits.argmax(dim=2) == labels).sum(dim=1)
@@ -200,6 +208,7 @@ def _validate(
     group: _Group, held_out: Sequence[tuple[Tensor, Tensor]]
 ) -> list[tuple[float | None, float | None]]:
     """Return mean cross-entropy and accuracy of each network on its own images."""
+    network = group.network if group.average is None else group.average.network
     num_images = len(held_out[0][0])
     loss_sums = torch.zeros(len(group.trainings), device=group.device)
     correct = torch.zeros(len(group.trainings), dtype=torch.int64, device=group.device)
@@ -208,7 +217,7 @@ def _validate(
         part = slice(first, first + VALIDATION_BATCH)
         labels = torch.stack([labels[part] for _, labels in held_out])
         with precision:
-            logits = group.network.logits([images[part] for images, _ in held_out], None)
+            logits = network.logits([images[part] for images, _ in held_out], None)
         loss_sums += _smoothed(logits, labels, 0.0) * labels.shape[1]
         correct += (logits.argmax(dim=2) == labels).sum(dim=1)
     sums = zip(loss_sums.tolist(), correct.tolist(), strict=True)
@@ -241,8 +250,7 @@ def _check(
         if not can_fuse(first.configuration, training.configuration):
             raise ValueError(
                 f"training {number} cannot be fused with training 1: only those that differ in "
-                f"{', '.join(sorted(_OWN))} can be, without ema and with "
-                f"{' or '.join(OPTIMIZERS)}; train it alone"
+                f"{', '.join(sorted(_OWN))} can be, with {' or '.join(OPTIMIZERS)}; train it alone"
             )
         if (training.epoch, training.shape, training.device) != (
             first.epoch,

@@ -48,17 +48,29 @@ class Layout:
             for name, shape in self._shapes.items()
         }
 
-    def spread(self, values: Sequence[float], *, least_dim: int = 0) -> Tensor:
+    def matrices(self, flat: Tensor, name: str) -> Tensor:
+        """Return a view of a tensor as a matrix of each network: (M, first axis, all others).
+
+        The columns are in the order of memory, which for convolutions is not that of their shape.
+        """
+        shape, start = self._shapes[name], self._starts[name]
+        part = flat[start : start + self._networks * shape.numel()]
+        return part.view(self._networks, shape[0], -1)
+
+    def spread(
+        self, values: Sequence[float], factors: Mapping[str, float] | None = None
+    ) -> Tensor:
         """Return a number of each network (M,) at every place (M x P,) float32 on the CPU.
 
-        Tensors of fewer than `least_dim` dimensions get 0.
+        Multiplied by its tensor's factor, where there are any: 0 for tensors that have none.
         """
         given = torch.tensor(values, dtype=torch.float32)
         parts = [
-            given.repeat_interleave(shape.numel()) * (len(shape) >= least_dim)
-            for shape in self._shapes.values()
+            given.repeat_interleave(shape.numel())
+            * (1.0 if factors is None else factors.get(name, 0.0))
+            for name, shape in self._shapes.items()
         ]
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0)
 
     def owners(self) -> Tensor:
         """Return the number of the network that each place belongs to, (M x P,) int64."""

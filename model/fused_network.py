@@ -13,8 +13,9 @@ from model.cnn import CNN, Block, Squeeze
 from model.dropout import Dropout
 from model.fused_dropout import Draws, Dropouts
 from model.fused_layout import Layout, flatten
+from model.train import Training
 
-_STATISTICS = ("running_mean", "running_var")
+_STATISTICS, _TRACKED = ("running_mean", "running_var"), "num_batches_tracked"
 
 
 class FusedNetwork:
@@ -46,9 +47,11 @@ class FusedNetwork:
             name: joined.detach().requires_grad_()
             for name, joined in self.layout.joined(self.flat).items()
         }
-        self._buffers = Layout({name: t.shape for name, t in statistics[0].items()}, len(models))
-        self._flat_statistics = self._buffers.pack(statistics)
-        self._statistics = self._buffers.joined(self._flat_statistics)
+        self.buffers = Layout({name: t.shape for name, t in statistics[0].items()}, len(models))
+        self.flat_statistics = self.buffers.pack(statistics)
+        self._statistics = self.buffers.joined(self.flat_statistics)
+        # (M,) int64, on the host: all batch norms of a network have seen as many batches.
+        self.tracked = torch.tensor([_batches_tracked(model) for model in models])
         self._mean = torch.cat([model.mean for model in models], dim=1)
         self._std = torch.cat([model.std for model in models], dim=1)
         self._block_dropouts = [
@@ -62,6 +65,8 @@ class FusedNetwork:
 
         With `draws` as in training; without, as in evaluation.
         """
+        if draws is not None:
+            self.tracked += 1
         pixels = torch.cat(list(images), dim=1).contiguous(memory_format=torch.channels_last)
         x = (pixels.float() - self._mean) / self._std  # (N, M x C, H, W)
         for number in range(len(self._first.blocks)):
@@ -82,18 +87,18 @@ class FusedNetwork:
         return flatten(torch.autograd.grad(loss, list(self._weights.values())))
 
     @torch.no_grad()
-    def write_back(self, num_batches: int) -> None:
-        """Copy weights and statistics into the networks, after so many batches of training."""
+    def write_back(self) -> None:
+        """Copy weights and statistics into the networks."""
         for number, model in enumerate(self._models):
             weights = self.layout.of(self.flat, number)
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
-            statistics = self._buffers.of(self._flat_statistics, number)
+            statistics = self.buffers.of(self.flat_statistics, number)
             for name, buffer in model.named_buffers():
                 if name in statistics:
                     buffer.copy_(statistics[name])
-                elif name.endswith("num_batches_tracked"):
-                    buffer += num_batches
+                elif name.endswith(_TRACKED):
+                    buffer.fill_(int(self.tracked[number]))
 
     def _block(self, number: int, x: Tensor, draws: Draws | None) -> Tensor:
         """Do what `model.cnn.Block` does, for all networks."""
@@ -149,6 +154,59 @@ class FusedNetwork:
         bias = self._weights[f"{name}.bias"].view(len(self._models), 1, -1)
         weight = torch.unflatten(self._weights[f"{name}.weight"], 0, (len(self._models), -1))
         return torch.baddbmm(bias, x, weight.transpose(1, 2))
+
+
+class FusedAverage:
+    """Hold the moving averages of M networks' weights and statistics, each of its own decay.
+
+    The arithmetic of `torch.optim.swa_utils.AveragedModel` as `model.train` uses it. With a decay
+    of 0, which is no average, it is the network itself.
+    """
+
+    def __init__(self, trainings: Sequence[Training], trained: FusedNetwork) -> None:
+        """Take over the trainings' own averages; `trained` is what is averaged after each step."""
+        self.network = FusedNetwork([training.network for training in trainings])
+        self._trainings = tuple(trainings)
+        self._trained = trained
+        self._decays = [training.configuration.training.ema for training in trainings]
+        self._shares = [1.0 - decay for decay in self._decays]
+        self._of_weights = trained.layout.spread(self._shares).to(trained.flat.device)
+        self._of_statistics = trained.buffers.spread(self._shares).to(
+            trained.flat_statistics.device
+        )
+        self._begun = trainings[0].epoch > 0  # as is every other's: all are at the same epoch
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Let the weights after another step into the averages; the first are the average."""
+        ours, theirs = self.network, self._trained
+        if not self._begun:
+            ours.flat.copy_(theirs.flat)
+            ours.flat_statistics.copy_(theirs.flat_statistics)
+            ours.tracked.copy_(theirs.tracked)
+            self._begun = True
+            return
+        ours.flat.lerp_(theirs.flat, self._of_weights)
+        ours.flat_statistics.lerp_(theirs.flat_statistics, self._of_statistics)
+        # A number of batches is averaged too, and cut off to a whole one at every step.
+        kept, added = torch.tensor(self._decays), torch.tensor(self._shares)
+        ours.tracked.copy_(ours.tracked * kept + theirs.tracked * added)
+
+    def write_back(self, num_batches: int) -> None:
+        """Let every training hold its own average, after so many batches.
+
+        To be called before the networks themselves are written back: where a training has no
+        average, it is the network that is written to.
+        """
+        self.network.write_back()
+        for training in self._trainings:
+            if training.average is not None:
+                training.average.n_averaged += num_batches
+
+
+def _batches_tracked(model: CNN) -> int:
+    counts = (int(b) for name, b in model.named_buffers() if name.endswith(_TRACKED))
+    return next(counts, 0)
 
 
 def _dropout(block: nn.Module) -> Dropout | None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.precision import resolve_precision
+
 ORTHOGONAL = "orthogonal"
 """Key of a parameter group, true where its steps are made orthogonal."""
 MATRIX_SHARE = 0.1
@@ -56,10 +58,12 @@ class Muon(torch.optim.SGD):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Return about the nearest matrix (m, n) with orthonormal rows or columns, float32.
 
-    Five iterations of Newton and Schulz; in bfloat16, as published: the steps need no more.
+    Five iterations of Newton and Schulz; in bfloat16, as published, where the hardware has it: the
+    steps need no more.
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    precision = resolve_precision("auto", matrix.device)
+    x = (matrix.T if tall else matrix).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     x = x / (x.norm() + 1e-7)
     for _ in range(_ITERATIONS):
         square = x @ x.T

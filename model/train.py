@@ -9,9 +9,7 @@ training was interrupted: the learning rate depends on the step, the batches and
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from data.images import ImageShape
 from data.loader import Augmentation, Loader
 from model.cnn import CNN
 from model.config import Configuration
+from model.precision import resolve_precision
 from model.schedule import build_optimizer, learning_rate
 
 # Larger ones outgrow the cache and the allocator: 1000 images were half as fast on one CPU core.
@@ -253,31 +252,3 @@ def autocast(training: Training) -> torch.autocast:
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return the seed of what an epoch of a training draws beside its batches: its dropout."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])
-
-
-def resolve_precision(
-    precision: Literal["fp32", "bf16", "auto"], device: torch.device | str
-) -> Literal["fp32", "bf16"]:
-    """Return the precision that is computed in: "auto" is bf16 where the hardware has it natively.
-
-    That is an NVIDIA GPU of compute capability 8.0 or above, or a CPU with the avx512_bf16 or
-    amx_bf16 instructions. Weights, batch-norm statistics, loss and optimizer stay float32.
-    """
-    if precision != "auto":
-        return precision
-    device = torch.device(device)
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = device.type == "cpu" and _cpu_has_bf16()
-    return "bf16" if native else "fp32"
-
-
-@cache
-def _cpu_has_bf16() -> bool:
-    # Linux lists the instruction sets there (proc(5)); elsewhere "auto" stays with float32.
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return False
-    flags = cpuinfo.read_text(encoding="ascii", errors="replace").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -12,8 +12,9 @@ from data.images import ImageShape
 from model.checkpoint import load_checkpoint, load_model, save_checkpoint, save_model
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from model.muon import orthogonalised
+from model.precision import resolve_precision
 from model.schedule import build_optimizer, learning_rate
-from model.train import EpochMetrics, Training, fit, resolve_precision
+from model.train import EpochMetrics, Training, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -277,7 +278,7 @@ def test_weight_decay_spares_biases_and_batch_norm() -> None:
 
 def test_auto_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     for has_bf16, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("model.train._cpu_has_bf16", lambda has=has_bf16: has)
+        monkeypatch.setattr("model.precision._cpu_has_bf16", lambda has=has_bf16: has)
         assert resolve_precision("auto", "cpu") == expected
         assert resolve_precision("fp32", "cpu") == "fp32"
         assert resolve_precision("bf16", "cpu") == "bf16"

@@ -22,7 +22,7 @@ from rich.console import Console
 from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from model.geometry import network_cost
-from model.train import resolve_precision
+from model.precision import resolve_precision
 from search.config.config import StudyConfig
 from search.config.draws import Draws, draw_configurations
 from search.machine.environment import describe_environment
