@@ -39,6 +39,7 @@ from search.config.config import DataSection
 from search.machine.end_with_parent import end_with_parent
 from search.machine.environment import describe_environment
 from search.machine.slots import worker_environment
+from search.record.dataset import load_images
 
 On = Literal["validation", "test"]
 
@@ -51,14 +52,15 @@ _MUON = TrainingConfig(
     flip=True,
     alternate=True,
     shift=1,
-    erase=0.5,
+    erase=0.25,
+    label_smoothing=0.1,
 )
 RECIPES: dict[str, Configuration] = {
     "tiny": Configuration(
         network=NetworkConfig(
             filters=(20, 40, 64), convs_per_block=2, residual=True, head="flatten", dropout=0.1
         ),
-        training=replace(_MUON, erase=0.25),
+        training=_MUON,
     ),
     "quickstart": Configuration(
         network=NetworkConfig(
@@ -107,6 +109,7 @@ def train_all(
     Raises:
         DataError: The data cannot be had, or are fewer than asked for.
     """
+    load_images(data)  # here first: what a worker lacks ends in its traceback, not in one line
     os.environ |= worker_environment()
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -130,7 +133,6 @@ def _prepare(data: DataSection, on: On, threads: int, device: str) -> None:
     from data.loader import as_tensors
     from data.source import load_test
     from model.cnn import pixel_statistics
-    from search.record.dataset import load_images
 
     torch.set_num_threads(threads)
     images = load_images(data)

@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--network", choices=list(NETWORKS), default="small")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--optimizer", choices=["sgd", "adamw", "muon"], default="sgd")
+    parser.add_argument("--ema", type=float, default=0.0, help="decay of the average of weights")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--images", type=int, help="training and validation; default: all")
     parser.add_argument("--source", default="fashion-mnist", help="or `synthetic`")
@@ -114,6 +116,8 @@ class Bench:
             epochs=self.options.epochs,
             learning_rate=0.05 * 2 ** (number % 4 - 2),
             batch_size=self.options.batch_size,
+            optimizer=self.options.optimizer,
+            ema=self.options.ema,
             weight_decay=5e-4,
             flip=True,
         )
@@ -228,8 +232,8 @@ def _table(answer: dict[str, Any]) -> Table:
     where = known["gpu"] or f"CPU, {known['threads']} threads a process"
     table = Table(
         title=f"{known['network']}, {known['parameters']:,} parameters: {known['epochs']} epochs of"
-        f" {known['train_images']:,} images, batch {known['batch_size']}, {known['precision']},"
-        f" {where}",
+        f" {known['train_images']:,} images, batch {known['batch_size']}, {known['optimizer']},"
+        f" ema {known['ema']:g}, {known['precision']}, {where}",
         title_justify="left",
         caption_justify="left",
         caption=f"median of {known['rounds']} rounds; torch {known['environment']['torch']}",

@@ -58,7 +58,8 @@ def describe_network(configuration: Mapping[str, Any]) -> str:
     words += ["average"] if network["head"] == "average" else []
     words += [f"dense {network['dense_width']}"] if network["dense_width"] else []
     if any(network["block_dropouts"]):
-        words.append(f"block-drop {_by_block(network['block_dropouts'])}")
+        kind = "channel-drop" if network.get("block_dropout_kind") == "channel" else "block-drop"
+        words.append(f"{kind} {_by_block(network['block_dropouts'])}")
     words += [f"drop {network['dropout']:.2g}"] if network["dropout"] else []
     return " ".join(words)
 

@@ -6,7 +6,7 @@ import pytest
 
 from model.config import Configuration, NetworkConfig, TrainingConfig
 from search.screen.time_left import forecast_epochs, forecast_trials
-from search.words import describe_network, likely, span
+from search.words import average_words, describe_network, flip_words, likely, span
 
 
 def test_forecasts_of_equal_trials_are_exact_and_of_unequal_ones_wide() -> None:
@@ -41,3 +41,26 @@ def test_networks_are_told_in_a_few_words() -> None:
     training = TrainingConfig(epochs=1, learning_rate=0.1)
     words = describe_network(Configuration(network=network, training=training).to_dict())
     assert words == "16-32 k3-5 x2 residual bn average block-drop 0.1 drop 0.25"
+
+
+def test_what_newer_versions_can_is_told_and_records_of_older_ones_are_read() -> None:
+    network = NetworkConfig(
+        filters=(16,), pooling="stride", squeeze=True, block_dropouts=(0.1,),
+        block_dropout_kind="channel",
+    )  # fmt: skip
+    training = TrainingConfig(
+        epochs=1, learning_rate=0.1, flip=True, alternate=True, optimizer="muon", ema=0.99
+    )
+    told = Configuration(network=network, training=training).to_dict()
+    assert describe_network(told) == "16 k3 bn strided squeeze channel-drop 0.1"
+    assert flip_words(told["training"]) == ["alternating flip"]
+    assert average_words(told["training"]) == ["weights averaged 0.99"]
+    for part, settings in {
+        "network": ("squeeze", "block_dropout_kind"),
+        "training": ("alternate", "ema"),
+    }.items():
+        for setting in settings:
+            del told[part][setting]
+    assert describe_network(told) == "16 k3 bn strided block-drop 0.1"
+    assert flip_words(told["training"]) == ["flip"]
+    assert average_words(told["training"]) == []
