@@ -57,9 +57,7 @@ class Layout:
         part = flat[start : start + self._networks * shape.numel()]
         return part.view(self._networks, shape[0], -1)
 
-    def spread(
-        self, values: Sequence[float], factors: Mapping[str, float] | None = None
-    ) -> Tensor:
+    def spread(self, values: Sequence[float], factors: Mapping[str, float] | None = None) -> Tensor:
         """Return a number of each network (M,) at every place (M x P,) float32 on the CPU.
 
         Multiplied by its tensor's factor, where there are any: 0 for tensors that have none.

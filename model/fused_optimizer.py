@@ -86,7 +86,7 @@ class FusedOptimizer:
             plain = self._kind != "adamw" and training.configuration.training.momentum == 0
             kept = {name: self._layout.of(flat, number) for name, flat in self._state.items()}
             for name, parameter in training.model.named_parameters():
-                if plain and name not in self._matrices:
+                if plain:
                     continue
                 # Laid out in memory as the parameter is: PyTorch's fused steps need that.
                 state: dict[str, Any] = {
@@ -109,7 +109,7 @@ class FusedOptimizer:
         direction = self._direction(gradient)
         for name in self._matrices:
             matrices = self._layout.matrices(direction, name)
-            matrices.copy_(torch.vmap(orthogonalised)(matrices))  # batched products
+            matrices.copy_(orthogonalised(matrices))
         self._flat.mul_(1 - rate * self._shrinkage)
         self._flat.addcmul_(direction, rate * self._length, value=-1)
 

@@ -22,6 +22,7 @@ def _fused(*options: str) -> subprocess.CompletedProcess[str]:
 def test_all_ways_train_the_same_networks(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = ["--networks", "2", "--epochs", "1", "--images", "600", "--rounds", "1"]
+    options += ["--optimizer", "muon", "--ema", "0.9"]
     where = ["--device", "cpu", "--source", "synthetic"]
     done = _fused(*options, *where, "--json", str(out))
     assert done.returncode == 0, done.stderr

@@ -68,6 +68,7 @@ RECIPES: list[dict[str, Any]] = [
     {"optimizer": "adamw", "learning_rate": 0.02, "schedule": "cosine", "weight_decay": 0.01},
     {"momentum": 0.0, "schedule": "constant"},
     {"optimizer": "muon", "learning_rate": 0.2, "momentum": 0.6, "weight_decay": 0.01},
+    {"optimizer": "muon", "learning_rate": 0.1, "momentum": 0.0, "schedule": "cosine"},
     {"ema": 0.9, "flip": True, "alternate": True},
 ]
 

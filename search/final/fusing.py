@@ -6,19 +6,15 @@ import math
 from collections.abc import Hashable, Sequence
 
 from data.images import ImageShape
-from model.config import Configuration
 from model.fused import fusion_key
-from model.geometry import plan_network
 from search.final.bench import FinalModel
+from search.machine.gpu_need import training_bytes
 from search.machine.slots import Slots
 
 _MOST_BYTES = 4 << 30
 """Taken by networks trained at once, of a whole GPU; networks that need more fill one by
 themselves."""
 _MOST_NETWORKS = 16
-_MAPS_PER_CONVOLUTION = 4
-"""Pooled, normalised and rectified maps and a gradient count as much as the output itself."""
-_FLOAT_BYTES = 4
 
 
 def fused_together(slots: Slots) -> int:
@@ -50,24 +46,8 @@ def pack(
     share = math.ceil(len(models) / slots.count)
     packed: list[list[FinalModel]] = []
     for of_kind in alike.values():
-        each = step_bytes(of_kind[0].configuration, shape)
+        each = training_bytes(of_kind[0].configuration, shape)
         room = int(_MOST_BYTES * (slots.gpus or 1.0) / each)
         pieces = math.ceil(len(of_kind) / max(1, min(together, share, room)))
         packed += [of_kind[piece::pieces] for piece in range(pieces)]
     return packed
-
-
-def step_bytes(configuration: Configuration, shape: ImageShape) -> int:
-    """Estimate the memory of one network's activations in a step of training, in bytes.
-
-    Raises:
-        ValueError: The network does not fit the images.
-    """
-    plan = plan_network(configuration.network, shape)
-    numbers = sum(
-        conv.filters * conv.out_size[0] * conv.out_size[1]
-        for block in plan.blocks
-        for conv in block
-    )
-    per_image = numbers * _MAPS_PER_CONVOLUTION * _FLOAT_BYTES
-    return per_image * configuration.training.batch_size
