@@ -2,7 +2,7 @@
 
 Seconds an image are taken to be a sum of what an image costs: its multiply-adds, the numbers
 written to maps, those passed through dropout, and its share of the step (the optimizer's walk over
-the parameters, and a constant). The weights are fitted without negative ones, so that a larger
+the parameters, Muon's products, and a constant). The weights are fitted without negative ones, so that a larger
 network is never predicted to be faster.
 """
 
@@ -132,12 +132,14 @@ def _work(configuration: Configuration, shape: ImageShape) -> NDArray[np.float64
     """Return what one image of a batch costs, by kind."""
     network, batch = configuration.network, configuration.training.batch_size
     plan = plan_network(network, shape)
-    multiply_adds = written = dropped = parameters = 0
+    multiply_adds = written = dropped = parameters = products = 0
     for convs, dropout in zip(plan.blocks, network.block_dropouts, strict=True):
         for conv in convs:
             size = conv.out_size[0] * conv.out_size[1]
             multiply_adds += conv.multiply_adds
-            parameters += conv.filters * conv.in_channels * conv.kernel_size**2
+            weights = conv.in_channels * conv.kernel_size**2
+            parameters += conv.filters * weights
+            products += _muon_products(conv.filters, weights)
             written += conv.filters * size
         window = 1 if convs[0].stride == 2 else 2  # halved by the convolution, or by a pooling
         sides = [side // window for side in convs[0].out_size]
@@ -148,8 +150,15 @@ def _work(configuration: Configuration, shape: ImageShape) -> NDArray[np.float64
         multiply_adds += inputs * outputs
         parameters += inputs * outputs
     dropped += plan.linears[-1][0] if network.dropout else 0
-    step = (parameters / batch, 1000 / batch)
+    products = products if configuration.training.optimizer == "muon" else 0
+    step = (parameters / batch, products / batch, 1000 / batch)
     return np.array((multiply_adds, written, dropped, *step, 1000), dtype=np.float64)
+
+
+def _muon_products(rows: int, columns: int) -> int:
+    """Return about the multiply-adds that make one matrix orthogonal, as `model.muon` does."""
+    short, long = sorted((rows, columns))
+    return 5 * (2 * short * short * long + short**3)
 
 
 def _fit(work: NDArray[np.float64], seconds: Sequence[float]) -> tuple[NDArray[np.float64], float]:
