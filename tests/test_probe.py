@@ -196,6 +196,30 @@ def test_the_spread_is_that_of_the_measurements(
     assert pace_of(probed, shape).spread == pytest.approx(0.2, rel=0.35)
 
 
+def test_muon_is_predicted_to_cost_what_its_products_do(
+    family: list[Configuration], shape: ImageShape
+) -> None:
+    def seconds(config: Configuration) -> float:
+        # One 3x3 convolution of one channel: a matrix of 9 columns, and five iterations.
+        rows = config.network.filters[0]
+        short, long = min(rows, 9), max(rows, 9)
+        muon = 1e-7 * 5 * (2 * short * short * long + short**3)
+        of_step = muon if config.training.optimizer == "muon" else 0.0
+        return seconds_an_image(config, shape) + of_step / config.training.batch_size
+
+    both = [
+        replace(config, training=replace(config.training, optimizer=optimizer))
+        for config in (configuration(f) for f in (4, 6, 8, 16, 24, 48, 64))
+        for optimizer in ("sgd", "muon")
+    ]
+    *probed, sgd, muon = both
+    pace = pace_of([measured(c, 1 / seconds(c), 1000.0) for c in probed], shape)
+    for unseen in (sgd, muon):
+        exact = seconds(unseen) * (1000 // 32 * 32) + 100 / 1000
+        assert pace.epoch(unseen).trial == pytest.approx(exact, rel=0.02)
+    assert pace.epoch(muon).trial > 1.3 * pace.epoch(sgd).trial
+
+
 def test_a_wider_network_is_never_predicted_to_be_faster(
     family: list[Configuration], shape: ImageShape
 ) -> None:
