@@ -29,8 +29,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from benchmarks.accuracy import RECIPES, Job, train_all
-from benchmarks.accuracy_figure import FASHION
+from benchmarks.published import FASHION
+from benchmarks.recipes import RECIPES
+from benchmarks.refusals import one_line
+from benchmarks.side_by_side import Job, train_all
 from data.images import DataError
 from model.config import Configuration
 from model.geometry import network_cost
@@ -144,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             network_cost(configuration.network, FASHION)
         rows = _train(variants, data, options)
     except (ValueError, DataError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
     # In a file as on a wide terminal: a change's settings are long.
     Console(width=max(120, Console().width)).print(_table(summary(rows, variants), options))

@@ -1,25 +1,23 @@
 """Accuracy against parameters and seconds: named recipes, several seeds, beside published figures.
 
     python benchmarks/accuracy.py --recipes tiny laptop --seeds 5 --json OUT --figure OUT.png
+    python benchmarks/accuracy.py --from A.json B.json --figure OUT.png
 
 Every recipe is trained by `model.train.fit`, seeds side by side in processes of their own. By
 default on the split that a study has, measured on its validation images; `--on test` trains on all
 training images and opens the test images, which is a look at them.
+`--from` trains nothing: it shows the recipes and seeds of answers that `--json` has written.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 if not __package__:
     # Run as a script: this folder is in the path's first place, where `search` would be that file.
@@ -30,148 +28,19 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.accuracy_figure import FASHION, PUBLISHED, draw_accuracy, print_accuracy
+from benchmarks.accuracy_figure import draw_accuracy, print_accuracy
+from benchmarks.published import FASHION, PUBLISHED
+from benchmarks.recipes import RECIPES
+from benchmarks.refusals import one_line
+from benchmarks.side_by_side import Job, train_all
 from data.images import DataError
-from model.config import Configuration, NetworkConfig, TrainingConfig
+from model.config import Configuration
 from model.geometry import network_cost
-from search.config.baselines import BASELINES
 from search.config.config import DataSection
-from search.machine.end_with_parent import end_with_parent
 from search.machine.environment import describe_environment
-from search.machine.slots import worker_environment
-from search.record.dataset import load_images
 
-On = Literal["validation", "test"]
-
-_MUON = TrainingConfig(
-    epochs=24,
-    optimizer="muon",
-    learning_rate=0.4,
-    weight_decay=5e-4,
-    ema=0.99,
-    flip=True,
-    alternate=True,
-    shift=1,
-    erase=0.25,
-    label_smoothing=0.1,
-)
-RECIPES: dict[str, Configuration] = {
-    "tiny": Configuration(
-        network=NetworkConfig(
-            filters=(20, 40, 64), convs_per_block=2, residual=True, head="flatten", dropout=0.1
-        ),
-        training=_MUON,
-    ),
-    "quickstart": Configuration(
-        network=NetworkConfig(
-            filters=(16, 32, 64), convs_per_block=2, residual=True, head="flatten", dropout=0.2
-        ),
-        training=TrainingConfig(
-            epochs=9, learning_rate=0.4, weight_decay=5e-4, ema=0.99, flip=True, alternate=True
-        ),
-    ),
-    "laptop": Configuration(
-        network=NetworkConfig(
-            filters=(32, 64, 128), convs_per_block=2, residual=True, head="flatten", dropout=0.2
-        ),
-        training=_MUON,
-    ),
-    "notebook": BASELINES["seed-64-dropout"].configuration(epochs=20),
-}
-"""What can be named on the command line: a network and how it is trained."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One training."""
-
-    name: str
-    """Of the recipe, or of the change to it."""
-    configuration: Configuration
-    seed: int
-
-
-def train_all(
-    jobs: Sequence[Job],
-    data: DataSection,
-    *,
-    on: On = "validation",
-    processes: int = 2,
-    threads: int = 1,
-    device: str = "cpu",
-) -> Iterator[dict[str, Any]]:
-    """Train every job in spawned processes and yield what it gave, in the order they end.
-
-    An item has the job's `name` and `seed`; `accuracy` and `loss` on the `on` images after the last
-    epoch; `flip_accuracy`, of the mean logits of each image and its mirror image; `train_loss`; and
-    `seconds`, of the training steps alone.
-
-    Raises:
-        DataError: The data cannot be had, or are fewer than asked for.
-    """
-    load_images(data)  # here first: what a worker lacks ends in its traceback, not in one line
-    os.environ |= worker_environment()
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    given = (data, on, threads, device)
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare, given) as pool:
-        futures = [pool.submit(_train, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-_worker: dict[str, Any] = {}  # of one process of the pool: its images, as tensors
-
-
-def _prepare(data: DataSection, on: On, threads: int, device: str) -> None:
-    end_with_parent()
-    import torch
-
-    from data.loader import as_tensors
-    from data.source import load_test
-    from model.cnn import pixel_statistics
-
-    torch.set_num_threads(threads)
-    images = load_images(data)
-    train = images.train if on == "validation" else images.everything
-    held_out = images.validation if on == "validation" else load_test(data.spec())
-    tensors = as_tensors(train, device)
-    _worker["data"] = tensors, as_tensors(held_out, device)
-    _worker["about"] = train.shape, *pixel_statistics(tensors[0]), train.classes
-    _worker["device"] = device
-
-
-def _train(job: Job) -> dict[str, Any]:
-    from model.evaluate import evaluate_logits, predict_logits
-    from model.train import Training, fit
-
-    (train, held_out), device = _worker["data"], _worker["device"]
-    shape, mean, std, classes = _worker["about"]
-    begun = time.perf_counter()
-    training = Training.start(job.configuration, shape, mean, std, job.seed, device)
-    recipe = job.configuration.training
-    # Measured once, after the last epoch: nothing is chosen by what came before.
-    metrics = list(fit(training, train, None, until=recipe.epochs - 1))
-    metrics += fit(training, train, held_out)
-    last = metrics[-1]
-    images, labels = held_out
-    logits = predict_logits(training.network, images)
-    logits += predict_logits(training.network, images.flip(-1))
-    both = evaluate_logits(logits / np.float32(2), labels.cpu().numpy(), classes)
-    seen = len(train[0]) // recipe.batch_size * recipe.batch_size or len(train[0])
-    return {
-        "name": job.name,
-        "seed": job.seed,
-        "accuracy": last.val_accuracy,
-        "loss": last.val_loss,
-        "flip_accuracy": both.accuracy,
-        "train_loss": last.train_loss,
-        "seconds": sum(seen / epoch.images_per_second for epoch in metrics),
-        "wall_seconds": time.perf_counter() - begun,
-    }
+SAME = ("on", "data", "images", "validation_images")
+"""Conditions without which accuracies are not put side by side."""
 
 
 def summary(
@@ -210,6 +79,51 @@ def _over_seeds(key: str, rows: Sequence[dict[str, Any]]) -> dict[str, float | N
     }
 
 
+def merged(paths: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the recipes of answers that `--json` has written, and the conditions of each answer.
+
+    Raises:
+        ValueError: One cannot be read, has other `SAME` conditions than the first, another
+            configuration of the same name, or a seed of it that was there already.
+    """
+    rows: list[dict[str, Any]] = []
+    recipes: dict[str, Configuration] = {}
+    conditions: list[dict[str, Any]] = []
+    for path in paths:
+        of, its_recipes, its_rows = _read(path)
+        conditions.append(of)
+        for name in SAME:
+            if of[name] != conditions[0][name]:
+                raise ValueError(
+                    f"{path} has {name} {of[name]}, {paths[0]} has {conditions[0][name]}:"
+                    " give them one at a time"
+                )
+        for name, recipe in its_recipes.items():
+            if recipes.setdefault(name, recipe) != recipe:
+                raise ValueError(f"{path} has another configuration of {name} than those before it")
+        known = {(row["name"], row["seed"]) for row in rows}
+        for row in its_rows:
+            if (row["name"], row["seed"]) in known:
+                raise ValueError(f"{path} has {row['name']} seed {row['seed']}, given before it")
+        rows += its_rows
+    return summary(rows, recipes), conditions
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Configuration], list[dict[str, Any]]]:
+    try:
+        answer = json.loads(path.read_text(encoding="utf-8"))
+        recipes = {
+            name: Configuration.from_dict(of["configuration"])
+            for name, of in answer["recipes"].items()
+        }
+        needed = (*SAME, "processes", "threads", "device")
+        return {name: answer["conditions"][name] for name in needed}, recipes, answer["rows"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no answer that --json has written: {type(error).__name__}: {error}"
+        ) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 2 is returned, and one line printed, for what cannot be run."""
     command = argparse.ArgumentParser(
@@ -230,23 +144,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--device", default="cpu")
     command.add_argument("--json", type=Path, help="where to write the figures, after every seed")
     command.add_argument("--figure", type=Path, metavar="OUT.png")
+    command.add_argument("--from", type=Path, nargs="+", dest="answers", metavar="A.json")
     options = command.parse_args(arguments)
+    given = vars(options)
+    if options.answers is not None and (
+        beside := [
+            name
+            for name, value in given.items()
+            if name not in ("answers", "figure") and value != command.get_default(name)
+        ]
+    ):
+        command.error(f"--from trains nothing: leave out --{beside[0].replace('_', '-')}")
     if min(options.seeds, options.processes, options.threads) < 1:
         command.error("--seeds, --processes and --threads must be at least 1")
-    if options.on == "test":
-        told = "this opens the test images: choose nothing by what it shows"
-        print(told, file=sys.stderr, flush=True)
     try:
-        recipes = {name: _lasting(RECIPES[name], options.epochs) for name in options.recipes}
-        rows = _train_recipes(recipes, options)
+        if options.answers is not None:
+            found, conditions = merged(options.answers)
+        else:
+            recipes = {name: _lasting(RECIPES[name], options.epochs) for name in options.recipes}
+            found, conditions = summary(_train_recipes(recipes, options), recipes), [given]
     except (ValueError, DataError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
-    found = summary(rows, recipes)
     # In a file as on a wide terminal.
-    print_accuracy(found, vars(options), Console(width=max(120, Console().width)))
+    print_accuracy(found, conditions, Console(width=max(124, Console().width)))
     if options.figure is not None:
-        draw_accuracy(options.figure, found, on=options.on)
+        draw_accuracy(options.figure, found, on=conditions[0]["on"])
     return 0
 
 
@@ -259,6 +182,9 @@ def _lasting(recipe: Configuration, epochs: int | None) -> Configuration:
 def _train_recipes(
     recipes: dict[str, Configuration], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
+    if options.on == "test":
+        told = "this opens the test images: choose nothing by what it shows"
+        print(told, file=sys.stderr, flush=True)
     jobs = [
         Job(name=name, configuration=configuration, seed=options.first_seed + seed)
         for seed in range(options.seeds)

@@ -17,7 +17,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.fused_layouts import layout_table, measure_layouts
+from benchmarks.refusals import check_device, one_line
+from data.images import DataError
 from data.loader import as_tensors
 from model.cnn import pixel_statistics
 from model.config import Configuration, NetworkConfig, TrainingConfig
@@ -55,8 +57,11 @@ _MOST_WAIT_SECONDS = 600.0
 Data = tuple[Tensor, Tensor]
 
 
-def main() -> None:
-    """Train every number of networks every way, and print the tables."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train every number of networks every way, and print the tables.
+
+    2 is returned, and one line printed, for what cannot be run.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--networks", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--network", choices=list(NETWORKS), default="small")
@@ -70,21 +75,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device is cuda, but PyTorch sees no CUDA device here: give --device cpu")
+    options = parser.parse_args(arguments)
     if min([*options.networks, options.epochs, options.rounds, options.threads]) < 1:
         parser.error("--networks, --epochs, --rounds and --threads must be at least 1")
     torch.set_num_threads(options.threads)
+    try:
+        check_device(options.device)
+        answer = _answer(options)
+    except (ValueError, DataError) as error:
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        return 2
+    console = Console()
+    console.print(_table(answer))
+    console.print(layout_table(answer["layouts"]))
+    if options.json is not None:
+        options.json.write_text(json.dumps(answer) + "\n", encoding="utf-8")
+    return 0
+
+
+def _answer(options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(options)
     rows = [row for count in options.networks for row in measure(bench, count, options.rounds)]
     layouts = [row for count in options.networks for row in bench.layouts(count)]
-    answer = {"conditions": bench.conditions(), "rows": rows, "layouts": layouts}
-    console = Console()
-    console.print(_table(answer))
-    console.print(layout_table(layouts))
-    if options.json is not None:
-        options.json.write_text(json.dumps(answer) + "\n", encoding="utf-8")
+    return {"conditions": bench.conditions(), "rows": rows, "layouts": layouts}
 
 
 class Bench:
@@ -258,4 +271,4 @@ def _table(answer: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

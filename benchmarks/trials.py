@@ -5,10 +5,12 @@
 
 Three tables: one trial on one core (images and floating-point operations a second, beside the
 machine's own matrix product); trials an hour through Ray on all cores, with the accuracy they
-reached; from a trial's being handed out to its first batch. Ours is what `run` does, with its
-record, checkpoints and screen. The stock trial (`stock_trial.py`) keeps no checkpoint, is given the
-same network, recipe, images and split, and is not given our workers' memory settings, as nobody is
-told of them; what they alone are worth is in the first table.
+reached; from a trial's being handed out to its first batch. Ours is what `run --quiet` does: with
+its record and checkpoints, a screen that draws nothing, and bf16 where the hardware has it. The
+stock trial (`stock_trial.py`) computes in fp32 and keeps no checkpoint, is given the same network,
+recipe, images and split, and is not given our workers' memory settings, as nobody is told of them;
+what they alone are worth is in the first table. Ray's start, and what `run` does before it (disk
+check, probe), are in neither's wall time; seconds with them are told below the second table.
 `--study` tells where the time of a search's slots went, by its record, and measures nothing.
 """
 

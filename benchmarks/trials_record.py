@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from benchmarks.epoch_images import trained_images
 from search.record.record import EpochRow
 from search.record.study import open_study
 
@@ -37,7 +38,7 @@ def slot_time(folder: Path) -> dict[str, Any]:
     for row in study.record.epochs():
         epochs[row.trial, row.attempt].append(row)
     seen = {
-        trial.number: _seen(images, trial.configuration["training"]["batch_size"])
+        trial.number: trained_images(images, trial.configuration["training"]["batch_size"])
         for trial in study.trials()
         if trial.configuration is not None
     }
@@ -64,11 +65,6 @@ def slot_time(folder: Path) -> dict[str, Any]:
         "slots_at_once": count,
         "share": share | {"waiting": max(0.0, 1 - sum(share.values()))},
     }
-
-
-def _seen(images: int, batch: int) -> int:
-    """Return how many images an epoch trains on: the last batch is dropped where others are."""
-    return images // batch * batch or images
 
 
 def _end(searches: Sequence[Mapping[str, Any]], started_at: float) -> float:

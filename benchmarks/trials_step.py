@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+from benchmarks.epoch_images import trained_images
 from search.machine.slots import worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,8 +108,8 @@ def _trial(
     loaded, configuration = load_images(study.data), configuration_of(study)
     train, validation = loaded.train, loaded.validation
     mean, std = pixel_statistics(as_tensors(train, "cpu")[0])
-    batch = configuration.training.batch_size
-    seen = {"num_images": train.num_images // batch * batch, "checkpoint": 0.0}
+    num_images = trained_images(train.num_images, configuration.training.batch_size)
+    seen = {"num_images": num_images, "checkpoint": 0.0}
     if who == "ours, fp32":
         configuration = replace(
             configuration, training=replace(configuration.training, precision="fp32")

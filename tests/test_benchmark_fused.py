@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks.fused import main
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -43,6 +46,30 @@ def test_all_ways_train_the_same_networks(tmp_path: Path) -> None:
     assert "a process each" in done.stdout and "vmap" in done.stdout
 
 
-def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
+def test_no_networks_are_refused() -> None:
     done = _fused("--networks", "0", "--device", "cpu")
     assert done.returncode == 2 and "must be at least 1" in done.stderr
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--batch-size", "1"], "batch_size is 1, but must be a whole number from 2"),
+        (["--source", "/none"], "/none: is no folder; give "),
+        (["--images", "0"], "train_images: Input should be greater than 0"),
+        (["--device", "cuda"], "--device is cuda, but PyTorch sees no CUDA devices here"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_line(
+    options: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    small = ["--source", "synthetic", "--images", "200", "--networks", "1", "--device", "cpu"]
+    assert main([*small, *options]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {told}") and said.err.count("\n") == 1
+    assert said.out == ""

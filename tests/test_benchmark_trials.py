@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks.stock_trial import Net, Pictures, check, train
 from benchmarks.trials import main
+from benchmarks.trials_print import print_all
 from benchmarks.trials_record import slot_time
 from benchmarks.trials_step import STEP_PIECES, measure, profiled
 from benchmarks.trials_study import NETWORKS, configuration_of, study_config
@@ -191,6 +193,24 @@ def test_a_folder_without_a_study_is_refused(
     assert "holds no study" in capsys.readouterr().err
 
 
+def test_the_table_says_what_its_seconds_leave_out(capsys: pytest.CaptureFixture[str]) -> None:
+    kind = {"trials": 6, "seconds": 30.0, "trials_per_hour": 720.0, "accuracy_mean": 0.9}
+    kind |= {"trials_per_hour_of_rounds": [720.0], "accuracy_sd": 0.01, "start_seconds": {}}
+    kind |= {"between_epochs_seconds": None}
+    found = {
+        "stock": kind | {"with_ray_seconds": 34.5},
+        "ours": kind | {"with_ray_seconds": 41.2},
+        "accuracy_ours_less_stock": [0.0, -0.01, 0.01],
+    }
+    names = ("network", "epochs", "images", "rounds", "slots", "processor", "torch", "ray", "load")
+    answer = {"through_ray": found, "trials_per_hour_ratio": 1.0}
+    answer["conditions"] = dict.fromkeys(names, "")
+    print_all(answer, Console(width=110))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with Ray's start and, for ours, its checks: 34.5 s and 41.2 s" in said
+    assert "ours: bf16 where the hardware has it, screen quiet; stock: fp32" in said
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_both_kinds_of_trial_run_through_ray(
@@ -202,6 +222,7 @@ def test_both_kinds_of_trial_run_through_ray(
     assert "Trials an hour through Ray" in capsys.readouterr().out
     found = json.loads(out.read_text())
     for who in ("stock", "ours"):
+        assert found["through_ray"][who]["with_ray_seconds"] > found["through_ray"][who]["seconds"]
         of = found["through_ray"][who]
         assert of["trials"] == len(of["accuracies"]) == 3
         starts = of["start_seconds"].values()
