@@ -51,7 +51,7 @@ def changed(base: Configuration, settings: str) -> Configuration:
     Raises:
         ValueError: An unknown setting, or a value that is not allowed; one line says which.
     """
-    tree, given = base.to_dict(), set[str]()
+    tree, given = base.settings(), set[str]()
     for setting in settings.split():
         place, separator, text = setting.partition("=")
         part, _, key = place.partition(".")

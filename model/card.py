@@ -182,7 +182,7 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 
 def _settings(configuration: Configuration, part: str) -> str:
-    settings: dict[str, Any] = configuration.to_dict()[part]
+    settings: dict[str, Any] = configuration.settings()[part]
     rows = [(Code(name), Code(_value(value))) for name, value in settings.items()]
     return table(("Setting", "Value"), rows)
 

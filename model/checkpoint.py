@@ -26,6 +26,7 @@ __all__ = [
     "save_model",
 ]
 
+_AVERAGED_STEPS = "averaged_steps"
 # What a header of any JSON values and tensors of any kind can lead to.
 _UNUSABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
@@ -57,7 +58,9 @@ def save_checkpoint(training: Training, path: Path, metrics: Mapping[str, Any]) 
     """
     state = {f"optimizer.{key}": t for key, t in optimizer_tensors(training.optimizer).items()}
     if training.average is not None:
-        state |= {f"average.{key}": t for key, t in training.average.state_dict().items()}
+        averaged = training.average.network.state_dict()
+        state |= {f"average.{key}": tensor for key, tensor in averaged.items()}
+        state[_AVERAGED_STEPS] = torch.tensor(training.average.steps)
     header = {"kind": "checkpoint", "metrics": dict(metrics)}
     write_tensors(path, _describe(training) | header, _weights(training.model) | state)
 
@@ -86,7 +89,8 @@ def load_checkpoint(path: Path, device: torch.device | str) -> tuple[Training, d
         training = _rebuild(header, tensors, torch.device(device))
         restore_optimizer(training.optimizer, _below("optimizer.", tensors))
         if training.average is not None:
-            _load_weights(training.average, _below("average.", tensors))
+            _load_weights(training.average.network, _below("average.", tensors))
+            training.average.steps = int(tensors[_AVERAGED_STEPS])
         return training, dict(header["metrics"])
     except torch.OutOfMemoryError:
         raise  # of the GPU: the file is sound

@@ -115,7 +115,7 @@ class TrainingConfig:
     epochs: int
     """Length of the learning-rate schedule; training may stop earlier, never later."""
     learning_rate: float
-    """Highest learning rate of the schedule."""
+    """Highest learning rate of the schedule; "muon" moves matrices at a tenth of it."""
     batch_size: int = 256
     """Images per optimizer step."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
@@ -123,7 +123,8 @@ class TrainingConfig:
     momentum: float = 0.9
     """Nesterov momentum of "sgd" and "muon" (0: none); "adamw" does not read it."""
     weight_decay: float = 0.0
-    """Not applied to biases and batch-norm parameters. "adamw" decouples it from the gradient."""
+    """Not applied to biases and batch-norm parameters. "adamw" decouples it from the gradient, as
+    "muon" does for its matrices."""
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     """How the learning rate moves over all steps; see `model.schedule`."""
     label_smoothing: float = 0.0
@@ -156,6 +157,9 @@ class TrainingConfig:
         momentum = _check_float("momentum", self.momentum, 0.0, 1.0, below=True)
         ema = _check_float("ema", self.ema, 0.0, 1.0, below=True)
         object.__setattr__(self, "learning_rate", learning_rate)
+        object.__setattr__(
+            self, "alternate", self.flip and self.alternate
+        )  # no flip, no form of it
         object.__setattr__(self, "momentum", momentum)
         object.__setattr__(self, "ema", ema)
         for name, high, below in (
@@ -176,9 +180,21 @@ class Configuration:
     training: TrainingConfig
     """The recipe."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return {"network": {...}, "training": {...}} of JSON values, every default written."""
+    def settings(self) -> dict[str, Any]:
+        """Return {"network": {...}, "training": {...}} of JSON values, every setting of them."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as records hold them: later ones only where they are not default.
+
+        So that a configuration recorded before a setting existed equals the same one of today.
+        """
+        plain = self.settings()
+        for part, later in _LATER.items():
+            for name, default in later.items():
+                if plain[part][name] == default:
+                    del plain[part][name]
         return plain
 
     @classmethod
@@ -202,6 +218,12 @@ class Configuration:
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
+# Settings that records of the first version lack, and what they stood for without them.
+_LATER: dict[str, dict[str, Any]] = {
+    "network": {"block_dropout_kind": "element", "squeeze": False},
+    "training": {"alternate": False, "ema": 0.0},
+}
+
 _Config = TypeVar("_Config", NetworkConfig, TrainingConfig)
 
 
@@ -209,7 +231,7 @@ def _build(kind: type[_Config], name: str, values: Any) -> _Config:
     if not isinstance(values, Mapping):
         raise ValueError(f"{name} is {values!r}, but must be a mapping of settings to values")
     _check_keys(name, values, kind)
-    return kind(**values)
+    return kind(**(_LATER[name] | dict(values)))
 
 
 def _check_keys(owner: str, values: Mapping[str, Any], kind: type[Any]) -> None:

@@ -25,6 +25,7 @@ from model.train import (
     Training,
     autocast,
     epoch_seed,
+    last_epoch,
     loader_of,
 )
 
@@ -94,13 +95,7 @@ def fit_fused(
             lies past the schedule, or there are fewer than 2 training images.
     """
     _check(trainings, train, validation)
-    config = trainings[0].configuration.training
-    until = config.epochs if until is None else until
-    if not 0 <= until <= config.epochs:
-        raise ValueError(
-            f"until is {until}, but the schedule has {config.epochs} epochs: "
-            "start a training with more epochs to go further"
-        )
+    until = last_epoch(trainings[0], until)
     loaders = [loader_of(training, *data) for training, data in zip(trainings, train, strict=True)]
     held_out = [data for data in validation if data is not None]
     return _epochs(_Group(trainings, loaders), held_out, until)
@@ -134,7 +129,7 @@ class _Group:
     def write_back(self, rates: Sequence[float]) -> None:
         """Let every training hold its own weights, average, optimizer state and epoch."""
         if self.average is not None:
-            self.average.write_back(self.loaders[0].num_batches)
+            self.average.write_back()
         self.network.write_back()
         self.optimizer.write_back(rates)
         for training in self.trainings:
@@ -183,6 +178,8 @@ def _train_epoch(
     precision = autocast(group.trainings[0])
     for training in group.trainings:
         training.model.train()
+    if group.average is not None:
+        group.average.begin_epoch(len(rates))
     with torch.random.fork_rng(devices=[]):
         # What others drew before must not show; see `Draws`.
         draws = Draws([epoch_seed(t.seed, epoch) for t in group.trainings], device)
@@ -195,7 +192,7 @@ def _train_epoch(
             # The sum's gradient is each network's own: no weight is in two of the losses.
             group.optimizer.step(group.network.gradient(losses.sum()), rates_there[step])
             if group.average is not None:
-                group.average.update()
+                group.average.update(step)
             with torch.no_grad():
                 loss_sums += losses * labels.shape[1]
                 correct += (logits.argmax(dim=2) == labels).sum(dim=1)

@@ -73,7 +73,8 @@ class Layout:
     def owners(self) -> Tensor:
         """Return the number of the network that each place belongs to, (M x P,) int64."""
         each = torch.arange(self._networks)
-        return torch.cat([each.repeat_interleave(s.numel()) for s in self._shapes.values()])
+        parts = [each.repeat_interleave(shape.numel()) for shape in self._shapes.values()]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def _view(self, flat: Tensor, name: str, offset: int, shape: torch.Size) -> Tensor:
         start = self._starts[name] + offset

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.average import decay_at
 from model.cnn import CNN, Block, Squeeze
 from model.dropout import Dropout
 from model.fused_dropout import Draws, Dropouts
@@ -159,8 +160,8 @@ class FusedNetwork:
 class FusedAverage:
     """Hold the moving averages of M networks' weights and statistics, each of its own decay.
 
-    The arithmetic of `torch.optim.swa_utils.AveragedModel` as `model.train` uses it. With a decay
-    of 0, which is no average, it is the network itself.
+    The arithmetic of `model.average`. With a decay of 0, which is no average, it is the network
+    itself.
     """
 
     def __init__(self, trainings: Sequence[Training], trained: FusedNetwork) -> None:
@@ -169,31 +170,32 @@ class FusedAverage:
         self._trainings = tuple(trainings)
         self._trained = trained
         self._decays = [training.configuration.training.ema for training in trainings]
-        self._shares = [1.0 - decay for decay in self._decays]
-        self._of_weights = trained.layout.spread(self._shares).to(trained.flat.device)
-        self._of_statistics = trained.buffers.spread(self._shares).to(
-            trained.flat_statistics.device
-        )
-        self._begun = trainings[0].epoch > 0  # as is every other's: all are at the same epoch
+        # As many as every other's that has an average: all are at the same epoch.
+        self._steps = max((t.average.steps for t in trainings if t.average is not None), default=0)
+        self._weights_of = trained.layout.owners().to(trained.flat.device)
+        self._statistics_of = trained.buffers.owners().to(trained.flat_statistics.device)
+        self._shares = torch.empty(0)
+
+    def begin_epoch(self, num_batches: int) -> None:
+        """Work out on the device how much each step's weights count in each average."""
+        steps = range(self._steps + 1, self._steps + num_batches + 1)
+        shares = [[1.0 - decay_at(decay, step) for decay in self._decays] for step in steps]
+        self._shares = torch.tensor(shares, device=self.network.flat.device)  # (steps, M)
+        self._steps += num_batches
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Let the weights after another step into the averages; the first are the average."""
+    def update(self, step: int) -> None:
+        """Let the weights after step `step` (from 0) of the epoch into the averages."""
         ours, theirs = self.network, self._trained
-        if not self._begun:
-            ours.flat.copy_(theirs.flat)
-            ours.flat_statistics.copy_(theirs.flat_statistics)
-            ours.tracked.copy_(theirs.tracked)
-            self._begun = True
-            return
-        ours.flat.lerp_(theirs.flat, self._of_weights)
-        ours.flat_statistics.lerp_(theirs.flat_statistics, self._of_statistics)
-        # A number of batches is averaged too, and cut off to a whole one at every step.
-        kept, added = torch.tensor(self._decays), torch.tensor(self._shares)
-        ours.tracked.copy_(ours.tracked * kept + theirs.tracked * added)
+        share = self._shares[step]
+        ours.flat.lerp_(theirs.flat, share.index_select(0, self._weights_of))
+        ours.flat_statistics.lerp_(
+            theirs.flat_statistics, share.index_select(0, self._statistics_of)
+        )
+        ours.tracked.copy_(theirs.tracked)
 
-    def write_back(self, num_batches: int) -> None:
-        """Let every training hold its own average, after so many batches.
+    def write_back(self) -> None:
+        """Let every training hold its own average.
 
         To be called before the networks themselves are written back: where a training has no
         average, it is the network that is written to.
@@ -201,7 +203,7 @@ class FusedAverage:
         self.network.write_back()
         for training in self._trainings:
             if training.average is not None:
-                training.average.n_averaged += num_batches
+                training.average.steps = self._steps
 
 
 def _batches_tracked(model: CNN) -> int:

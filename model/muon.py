@@ -31,15 +31,21 @@ class Muon(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; a gradient that a matrix was moved by is gone afterwards."""
+        """Take one step; a gradient that a matrix was moved by is gone afterwards.
+
+        Raises:
+            ValueError: A closure is given, which this optimizer has no use for.
+        """
+        if closure is not None:
+            raise ValueError("Muon takes no closure: compute the gradients before the step")
         for group in self.param_groups:
             if group[ORTHOGONAL]:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         self._step_matrix(parameter, parameter.grad, group)
                         parameter.grad = None  # SGD leaves it alone
-        loss: float | None = super().step(closure)
-        return loss
+        super().step()
+        return None
 
     def _step_matrix(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         direction = gradient
@@ -61,7 +67,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """Return about the nearest matrices (..., m, n) with orthonormal rows or columns, float32.
 
     Five iterations of Newton and Schulz; in bfloat16, as published, where the hardware has it: the
-    steps need no more.
+    steps need no more. Whatever precision the network is computed in.
     """
     rows, columns = matrices.shape[-2:]
     precision = resolve_precision("auto", matrices.device)

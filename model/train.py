@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data.images import ImageShape
 from data.loader import Augmentation, Loader
+from model.average import WeightAverage
 from model.cnn import CNN
 from model.config import Configuration
 from model.precision import resolve_precision
@@ -39,9 +39,10 @@ class EpochMetrics:
     train_accuracy: float
     """Share of right answers on the augmented training images while the epoch went on."""
     val_loss: float | None
-    """Mean cross-entropy on the validation images, without label smoothing."""
+    """Mean cross-entropy on the validation images, without label smoothing; of the averaged weights
+    where there is an average."""
     val_accuracy: float | None
-    """Share of right answers on the validation images."""
+    """Share of right answers on the validation images, of the same weights."""
     learning_rate: float
     """Of the epoch's last step."""
     images_per_second: float
@@ -66,7 +67,7 @@ class Training:
     """The network, channels last."""
     optimizer: torch.optim.Optimizer
     """Its optimizer, with state from the first step on."""
-    average: AveragedModel | None = None
+    average: WeightAverage | None = None
     """The moving average of its weights, where the recipe has one."""
     epoch: int = 0
     """Epochs done so far."""
@@ -99,13 +100,13 @@ class Training:
             device=device,
             model=model,
             optimizer=build_optimizer(model, configuration.training, device),
-            average=_average(model, configuration.training.ema),
+            average=WeightAverage(model, ema) if (ema := configuration.training.ema) else None,
         )
 
     @property
     def network(self) -> CNN:
         """The network to measure and to keep: the averaged one where there is an average."""
-        return self.model if self.average is None else cast(CNN, self.average.module)
+        return self.model if self.average is None else cast(CNN, self.average.network)
 
 
 def fit(
@@ -124,15 +125,25 @@ def fit(
     Raises:
         ValueError: `until` lies past the schedule, or there are fewer than 2 training images.
     """
-    config = training.configuration.training
-    until = config.epochs if until is None else until
-    if not 0 <= until <= config.epochs:
-        raise ValueError(
-            f"until is {until}, but the schedule has {config.epochs} epochs: "
-            "start a training with more epochs to go further"
-        )
+    until = last_epoch(training, until)
     loader = loader_of(training, *train)
     return _epochs(training, loader, validation, until)
+
+
+def last_epoch(training: Training, until: int | None) -> int:
+    """Return the epoch to train to, the schedule's last where `until` is None.
+
+    Raises:
+        ValueError: `until` lies past the schedule.
+    """
+    epochs = training.configuration.training.epochs
+    until = epochs if until is None else until
+    if not 0 <= until <= epochs:
+        raise ValueError(
+            f"until is {until}, but the schedule has {epochs} epochs: "
+            "start a training with more epochs to go further"
+        )
+    return until
 
 
 def loader_of(training: Training, images: Tensor, labels: Tensor) -> Loader:
@@ -151,7 +162,7 @@ def loader_of(training: Training, images: Tensor, labels: Tensor) -> Loader:
         seed=training.seed,
         augmentation=Augmentation(
             flip=config.flip,
-            alternate=config.flip and config.alternate,
+            alternate=config.alternate,
             shift=config.shift,
             erase=config.erase,
         ),
@@ -210,7 +221,7 @@ def _train_epoch(training: Training, loader: Loader, epoch: int) -> tuple[float,
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if training.average is not None:
-                training.average.update_parameters(model)
+                training.average.update(model)
             with torch.no_grad():
                 loss_sum += loss * len(labels)
                 correct += (logits.argmax(dim=1) == labels).sum()
@@ -233,14 +244,6 @@ def _validate(training: Training, images: Tensor, labels: Tensor) -> tuple[float
         loss_sum += F.cross_entropy(logits, labels[batch], reduction="sum")
         correct += (logits.argmax(dim=1) == labels[batch]).sum()
     return float(loss_sum) / len(images), float(correct) / len(images)
-
-
-def _average(model: CNN, decay: float) -> AveragedModel | None:
-    if not decay:
-        return None
-    # Buffers too: statistics of batch norm that belong to other weights would not fit the average.
-    averaged = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=averaged, use_buffers=True)
 
 
 def autocast(training: Training) -> torch.autocast:

@@ -48,7 +48,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     """Return an exported folder, the test images as CSV, and what was measured of the network."""
     images, labels = published("train", 4000)
     config = Configuration(
-        network=NetworkConfig(filters=(8, 16)),
+        network=NetworkConfig(filters=(8, 16), pooling="stride"),
         training=TrainingConfig(epochs=2, learning_rate=0.1, batch_size=64),
     )
     training = Training.start(config, SHAPE, [72.9], [90.0], 3, "cpu")

@@ -94,7 +94,9 @@ def alone(
 def assert_same(left: Training, right: Training) -> None:
     """Weights, statistics, their average and what the optimizer keeps, by name."""
     assert (left.average is None) == (right.average is None)
-    for held in ("model", "average"):
+    if left.average is not None and right.average is not None:
+        assert left.average.steps == right.average.steps > 0
+    for held in ("model", "network"):
         ours, theirs = (getattr(training, held) for training in (left, right))
         if theirs is not None:
             assert ours.state_dict().keys() == theirs.state_dict().keys()

@@ -157,6 +157,27 @@ def names(groups: list[list[FinalModel]]) -> list[list[str]]:
     return [[model.name for model in group] for group in groups]
 
 
+def test_those_that_a_device_has_no_room_for_at_once_are_trained_one_by_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = fused.fit_fused
+
+    def full(*arguments: Any, **named: Any) -> Any:
+        epochs = together(*arguments, **named)
+        yield next(epochs)
+        raise torch.OutOfMemoryError("no room")  # as a GPU says it in the second epoch
+
+    monkeypatch.setattr(fused, "fit_fused", full)
+    models = [final("a", 1), final("b", 2)]
+    for place in ("alone", "together"):
+        (tmp_path / place).mkdir()
+    told, outcomes = run(train_group(bench, models, tmp_path / "together"))
+    assert sorted(told) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    for model, outcome in zip(models, outcomes, strict=True):
+        expected = run(train_group(bench, [model], tmp_path / "alone"))[1][0]
+        assert outcome["model_sha256"] == expected["model_sha256"]
+
+
 def test_networks_that_can_be_are_put_together_and_all_slots_have_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -56,6 +56,30 @@ def test_the_dictionary_survives_json_and_builds_the_same_configuration() -> Non
     assert values["network"]["kernel_sizes"] == [3, 5]
 
 
+def test_a_record_from_before_a_setting_existed_is_that_of_the_same_configuration_today() -> None:
+    later = {"squeeze", "block_dropout_kind", "alternate", "ema"}
+    plain = Configuration(network=network(), training=training())
+    assert not later & (plain.to_dict()["network"].keys() | plain.to_dict()["training"].keys())
+    every = plain.settings()
+    assert later <= every["network"].keys() | every["training"].keys()
+    assert Configuration.from_dict(every) == Configuration.from_dict(plain.to_dict()) == plain
+    # Recorded by the version before them: `Configuration(...).key()` of these two settings.
+    before = Configuration(
+        network=NetworkConfig(filters=(16,)), training=TrainingConfig(epochs=3, learning_rate=0.1)
+    )
+    assert before.key() == "5095f8eaa8bbdf99e174e81a6b49719b79646abf8ab6838ced2043c4a7a0fa85"
+    changed = Configuration(network=network(squeeze=True), training=training(ema=0.5))
+    assert changed.to_dict()["network"]["squeeze"] is True
+    assert changed.to_dict()["training"]["ema"] == 0.5
+    assert Configuration.from_dict(changed.to_dict()) == changed
+    assert len({c.key() for c in (plain, changed)}) == 2
+
+
+def test_a_form_of_flip_without_flip_is_none() -> None:
+    assert training(alternate=True) == training()
+    assert training(alternate=True, flip=True) != training(flip=True)
+
+
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [

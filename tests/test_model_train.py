@@ -209,19 +209,23 @@ def test_cosine_falls_through_the_middle_and_constant_stays() -> None:
 
 def test_the_average_of_the_weights_is_what_is_measured_and_kept(tmp_path: Path) -> None:
     train, validation = images(64), images(40, seed=1)
-    config = configuration(epochs=3, ema=0.8)
+    config = configuration(epochs=12, ema=0.8)
     training = start(config)
-    expected: list[Tensor] = []
+    expected = [p.detach().clone() for p in training.model.parameters()]
+    steps: list[float] = []
     step = training.optimizer.step
 
     def step_and_average(*arguments: Any) -> None:
         step(*arguments)
         now = [p.detach().clone() for p in training.model.parameters()]
-        # The first weights would weigh too much: the average begins with those of the first step.
-        expected[:] = [0.8 * e + 0.2 * n for e, n in zip(expected or now, now, strict=True)]
+        # At first the average forgets faster: 2/11, 3/12, ... until that is the decay.
+        decay = min(0.8, (2 + len(steps)) / (11 + len(steps)))
+        steps.append(decay)
+        expected[:] = [decay * e + (1 - decay) * n for e, n in zip(expected, now, strict=True)]
 
     training.optimizer.step = step_and_average  # type: ignore[method-assign]
     metrics = list(fit(training, train, validation))
+    assert steps[0] == 2 / 11 and steps[-1] > 0.7
     for average, wanted in zip(training.network.parameters(), expected, strict=True):
         torch.testing.assert_close(average, wanted)
     assert not same(list(training.network.parameters()), list(training.model.parameters()))

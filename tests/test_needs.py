@@ -29,6 +29,7 @@ FACTS = {"data": {"channels": 1, "height": 28, "width": 28, "classes": list("012
         ({"optimizer": "sgd", "momentum": 0.9}, {"filters": (16, 32, 64), "batch_norm": True}),
         ({"optimizer": "sgd", "momentum": 0.0}, {"filters": (32,), "dense_width": 64}),
         ({"optimizer": "adamw"}, {"filters": (8, 16), "convs_per_block": 2}),
+        ({"optimizer": "muon", "ema": 0.99}, {"filters": (16, 32), "squeeze": True}),
     ],
 )
 def test_the_size_of_a_checkpoint_is_foreseen(

@@ -36,10 +36,10 @@ def locate(
     """
     if configuration.training.epochs != space.epochs:
         raise Outside(f"trained for {configuration.training.epochs} epochs, not {space.epochs}")
-    plain = configuration.to_dict()
+    plain = configuration.settings()
     values = space.suggest(_Known(space, plain))
     try:
-        again = space.configuration(values).to_dict()
+        again = space.configuration(values).settings()
     except ValueError as error:
         raise Outside(str(error)) from None
     free = {PER_BLOCK.get(key, key) for key in projected if key in space.constants}

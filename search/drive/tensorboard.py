@@ -168,7 +168,7 @@ def columns(max_blocks: int) -> list[str]:
 
 def flatten(configuration: Configuration) -> dict[str, bool | float | str]:
     """Return a configuration as flat columns: `filters_1`, `kernel_sizes_2`, `learning_rate`."""
-    plain = configuration.to_dict()
+    plain = configuration.settings()
     flat: dict[str, bool | float | str] = {"blocks": float(len(plain["network"]["filters"]))}
     for section in plain.values():
         for key, value in section.items():

@@ -38,7 +38,8 @@ def why_not(
     """
 
     def why(value: Any) -> str:
-        network, training = dict(best["network"]), dict(best["training"])
+        settings = Configuration.from_dict(best).settings()
+        network, training = settings["network"], settings["training"]
         if key == "num_blocks":
             for field in PER_BLOCK.values():
                 given = list(network[field])

@@ -100,16 +100,23 @@ def train_group(
     """Train networks that can be fused at once: yield (name, epoch), return their outcomes.
 
     Each is kept in a folder of its name. One that diverges is trained again, alone: whether it is
-    in the record as diverged must not hang on the numbers of those beside it.
+    in the record as diverged must not hang on the numbers of those beside it. So are all where the
+    device has no room for them at once: how much they need is only estimated.
     """
+    import torch
+
     courses: dict[str, _Course] = {}
-    if len(models) > 1:
+    fit_in = len(models) > 1
+    if fit_in:
         courses = {model.name: _Course(bench, model) for model in models}
-        yield from _train_fused(list(courses.values()))
+        try:
+            yield from _train_fused(list(courses.values()))
+        except torch.OutOfMemoryError:
+            fit_in = False
     outcomes = []
     for model in models:
         course = courses.pop(model.name, None)
-        if course is not None and not course.diverged:
+        if course is not None and fit_in and not course.diverged:
             outcomes.append(course.outcome(folder / model.name))
             continue
         told = 0 if course is None else course.epochs
@@ -145,8 +152,10 @@ def _train_fused(courses: list[_Course]) -> Iterator[tuple[str, EpochMetrics]]:
         )
         for rows in epochs:
             for course, metrics in zip(going, rows, strict=True):
-                if course.go_on(metrics):
-                    yield course.model.name, metrics
+                # The seconds of all together: of each, its part.
+                of_one = replace(metrics, seconds=metrics.seconds / len(rows))
+                if course.go_on(of_one):
+                    yield course.model.name, of_one
             if any(course.diverged for course in going):
                 break
         else:

@@ -177,6 +177,7 @@ def checkpoint_size(configuration: Configuration, parameters: int) -> int:
     """Return the same of a network whose number of parameters is known."""
     recipe = configuration.training
     copies = 3 if recipe.optimizer == "adamw" else 1 + (recipe.momentum > 0)
+    copies += recipe.ema > 0
     return 4 * copies * parameters + _FILES_A_CHECKPOINT
 
 

@@ -2,8 +2,8 @@
 
 Seconds an image are taken to be a sum of what an image costs: its multiply-adds, the numbers
 written to maps, those passed through dropout, and its share of the step (the optimizer's walk over
-the parameters, Muon's products, and a constant). The weights are fitted without negative ones, so that a larger
-network is never predicted to be faster.
+the parameters, Muon's products, and a constant). The weights are fitted without negative ones, so
+that a larger network is never predicted to be faster.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ def _work(configuration: Configuration, shape: ImageShape) -> NDArray[np.float64
         pooled = convs[0].filters * sides[0] * sides[1]
         written += pooled
         dropped += pooled if dropout else 0
+    products += sum(_muon_products(*layer) for layer in plan.linears[:-1])
     for inputs, outputs in plan.linears:
         multiply_adds += inputs * outputs
         parameters += inputs * outputs

@@ -109,7 +109,9 @@ def describe(configuration: Mapping[str, Any] | None) -> tuple[str, str]:
     words = ["-".join(map(str, net["filters"])), f"k {_each(net['kernel_sizes'])}"]
     if net["convs_per_block"] > 1:
         words.append(f"{net['convs_per_block']} convs a block")
-    words += [word for word in ("residual", "batch_norm") if net[word]]
+    words += [word for word in ("residual", "squeeze", "batch_norm") if net.get(word)]
+    if net["pooling"] != "max":
+        words.append({"avg": "average pooling", "stride": "strided"}[net["pooling"]])
     words.append(net["head"] + (f" {net['dense_width']}" if net["dense_width"] else ""))
     if any(net["block_dropouts"]) or net["dropout"]:
         words.append(f"dropout {_each(net['block_dropouts'])}, {net['dropout']:g}")
