@@ -11,7 +11,7 @@ search: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report --skip-covered --fail-under=90
 
