@@ -40,7 +40,7 @@ def finish(make_driver: MakeDriver, make_epoch: MakeEpoch) -> Finish:
         driver, told = make_driver(study), 0
         while (assignment := driver.next()) is not None:
             for epoch in range(assignment.from_epoch + 1, 1000):
-                key = f"{assignment.configuration.network}{assignment.trial}"
+                key = f"{assignment.configuration.network.filters}{assignment.trial}"
                 verdict = driver.on_epoch(
                     assignment.trial, make_epoch(epoch, _accuracy(key, epoch))
                 )
